@@ -1,0 +1,273 @@
+"""Every failure this service expects, in one tree.
+
+    ServiceError
+      ClientError                 the request is wrong
+        InvalidRequest, EmptyFile, UploadTooLarge, UnknownModel, BadCursor
+        NotAuthenticated, NotAllowed, NotFound
+      MediaError                  the file is wrong: permanent, never retried
+        NotAudio, NoAudioStream, NoAudioSamples, AudioTooLong, TooManyStreams, TooManyChannels,
+        BadSampleRate, DecodeLimit, UploadMissing
+      EngineError                 the model failed: tried again
+        EngineOutOfMemory, ModelUnavailable, ModelLoadFailed
+      CapacityError               try later
+        DatabaseUnavailable, StorageUnavailable, DiskFull, PoolTimeout
+      ConflictError               the job's state does not allow it
+        JobFinished, JobNotFinished, JobNotFailed
+      LeaseLost                   this worker no longer owns the job
+      Interrupted                 an attempt was asked to stop
+        CancelRequested, Draining, DeadlineExceeded
+      SettingsError               the configuration is wrong
+
+``code`` is stable: it is stored in the job's row and sent to clients. ``retryable`` decides
+whether another attempt may help. The docstring of a class is its default message.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class ServiceError(Exception):
+    """The service failed."""
+
+    code: ClassVar[str] = "internal_error"
+    retryable: ClassVar[bool] = True
+
+    def __init__(self, message: str | None = None, /, **data: Any) -> None:  # noqa: ANN401 - open data
+        self.message = message or (type(self).__doc__ or "").strip().splitlines()[0]
+        #: What a program may want to know beside the message; shown to clients, so never a secret.
+        self.data = data
+        super().__init__(self.message)
+
+
+class ClientError(ServiceError):
+    """The request is wrong."""
+
+    code = "bad_request"
+    retryable = False
+
+
+class InvalidRequest(ClientError):
+    """A field of the request has a value that is not allowed."""
+
+    code = "invalid_request"
+
+
+class EmptyFile(ClientError):
+    """The uploaded file is empty."""
+
+    code = "empty_file"
+
+
+class UploadTooLarge(ClientError):
+    """The upload is larger than this service accepts."""
+
+    code = "upload_too_large"
+
+
+class UnknownModel(ClientError):
+    """There is no model of that name."""
+
+    code = "unknown_model"
+
+
+class BadCursor(ClientError):
+    """The cursor is not one that this service gave out."""
+
+    code = "bad_cursor"
+
+
+class NotAuthenticated(ClientError):
+    """A valid API key is required."""
+
+    code = "not_authenticated"
+
+
+class NotAllowed(ClientError):
+    """This key may not do that."""
+
+    code = "not_allowed"
+
+
+class NotFound(ClientError):
+    """There is no such thing, or it is not yours."""
+
+    code = "not_found"
+
+
+class MediaError(ServiceError):
+    """The uploaded file cannot be transcribed."""
+
+    code = "media_error"
+    retryable = False
+
+
+class NotAudio(MediaError):
+    """The file is not audio or video that can be read."""
+
+    code = "not_audio"
+
+
+class NoAudioStream(MediaError):
+    """The file has no sound in it."""
+
+    code = "no_audio_stream"
+
+
+class NoAudioSamples(MediaError):
+    """The file's sound stream holds no samples."""
+
+    code = "no_audio_samples"
+
+
+class AudioTooLong(MediaError):
+    """The audio is longer than this service accepts."""
+
+    code = "audio_too_long"
+
+
+class TooManyStreams(MediaError):
+    """The file has more streams than this service accepts."""
+
+    code = "too_many_streams"
+
+
+class TooManyChannels(MediaError):
+    """The audio has more channels than this service accepts."""
+
+    code = "too_many_channels"
+
+
+class BadSampleRate(MediaError):
+    """The audio's sample rate is outside of what this service accepts."""
+
+    code = "bad_sample_rate"
+
+
+class DecodeLimit(MediaError):
+    """Decoding the file took more memory or time than it may."""
+
+    code = "resource_limit"
+
+
+class UploadMissing(MediaError):
+    """The uploaded file is no longer there."""
+
+    code = "upload_missing"
+
+
+class EngineError(ServiceError):
+    """The speech engine failed."""
+
+    code = "engine_error"
+
+
+class EngineOutOfMemory(EngineError):
+    """The speech engine ran out of memory."""
+
+    code = "out_of_memory"
+
+
+class ModelUnavailable(EngineError):
+    """The model's files are not here and could not be downloaded."""
+
+    code = "model_unavailable"
+    retryable = False
+
+
+class ModelLoadFailed(EngineError):
+    """The model's files are here but could not be loaded."""
+
+    code = "model_load_failed"
+
+
+class CapacityError(ServiceError):
+    """The service cannot take this now; try again later."""
+
+    code = "overloaded"
+
+
+class DatabaseUnavailable(CapacityError):
+    """The database cannot be reached."""
+
+    code = "database_unavailable"
+
+
+class StorageUnavailable(CapacityError):
+    """The storage for uploads cannot be reached."""
+
+    code = "storage_unavailable"
+
+
+class DiskFull(CapacityError):
+    """There is not enough free disk space for this upload."""
+
+    code = "disk_full"
+
+
+class PoolTimeout(CapacityError):
+    """No model became free in time."""
+
+    code = "pool_timeout"
+
+
+class ConflictError(ServiceError):
+    """The state of the job does not allow that."""
+
+    code = "conflict"
+    retryable = False
+
+
+class JobFinished(ConflictError):
+    """The job has ended already."""
+
+    code = "job_finished"
+
+
+class JobNotFinished(ConflictError):
+    """The job has no result yet."""
+
+    code = "job_not_finished"
+
+
+class JobNotFailed(ConflictError):
+    """Only a failed job can be sent round again."""
+
+    code = "job_not_failed"
+
+
+class LeaseLost(ServiceError):
+    """Another worker owns the job now; nothing more may be written."""
+
+    code = "lease_lost"
+
+
+class Interrupted(ServiceError):
+    """The attempt was asked to stop."""
+
+    code = "interrupted"
+
+
+class CancelRequested(Interrupted):
+    """The client cancelled the job."""
+
+    code = "cancelled"
+
+
+class Draining(Interrupted):
+    """The worker is shutting down and hands the job back."""
+
+    code = "worker_draining"
+
+
+class DeadlineExceeded(Interrupted):
+    """The attempt took longer than its deadline."""
+
+    code = "deadline"
+
+
+class SettingsError(ServiceError):
+    """The configuration is wrong."""
+
+    code = "bad_settings"
+    retryable = False

@@ -1,0 +1,1 @@
+"""Bytes of media in, a transcript out, text out: a library that knows no database and no HTTP."""

@@ -1,0 +1,126 @@
+"""What an engine returns: frozen values. Every time is in seconds from the start of the audio."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """One spoken word. ``text`` keeps the engine's leading space where the language has one."""
+
+    text: str
+    start_seconds: float
+    end_seconds: float
+    #: 0 to 1.
+    probability: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A stretch of speech, as the model cut it, with the figures that tell its quality."""
+
+    text: str
+    start_seconds: float
+    end_seconds: float
+    #: Mean log probability of the tokens; -1 and below is poor.
+    avg_logprob: float
+    #: Probability, 0 to 1, that the window held no speech.
+    no_speech_prob: float
+    #: Length of the text over its length under gzip; above 2.4 the text repeats itself.
+    compression_ratio: float
+    #: The sampling temperature that gave this text; 0 is greedy or beam search.
+    temperature: float
+    #: The model's text and timestamp tokens.
+    tokens: tuple[int, ...] = ()
+    #: Empty unless word times were asked for.
+    words: tuple[Word, ...] = ()
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Segment:
+        words = tuple(Word(**word) for word in value.get("words", ()))
+        return cls(**{**value, "tokens": tuple(value.get("tokens", ())), "words": words})
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeState:
+    """All that an engine needs to go on after a finished window, in another process if need be."""
+
+    #: Where the next window starts, in mel frames of 10 ms.
+    next_frame: int
+    language: str | None = None
+    #: 0 to 1; None when the language was given and not detected.
+    language_probability: float | None = None
+    #: Text tokens so far that may still prompt the next window.
+    prompt_tokens: tuple[int, ...] = ()
+    #: End of the last word before ``next_frame``; used to judge words found in silence.
+    last_speech_seconds: float = 0.0
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ResumeState:
+        return cls(**{**value, "prompt_tokens": tuple(value.get("prompt_tokens", ()))})
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """Up to 30 s of audio, decoded at once: the unit of progress, of cancelling and of resuming."""
+
+    start_seconds: float
+    #: Where the next window starts; progress is this over the audio's length.
+    end_seconds: float
+    #: Empty where the window held no speech.
+    segments: tuple[Segment, ...]
+    #: Hand this to the engine to go on after this window.
+    resume: ResumeState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TranscribeOptions:
+    """What a client may choose about one transcription."""
+
+    #: Whisper's language code, such as "en"; None means detect.
+    language: str | None = None
+    #: Translate into English instead of writing down what was said.
+    translate: bool = False
+    #: Text that the model is told came before: names, spelling, style.
+    initial_prompt: str | None = None
+    word_timestamps: bool = False
+    condition_on_previous_text: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transcript:
+    """Everything that was said in one recording."""
+
+    language: str
+    #: 0 to 1; None when the client named the language.
+    language_probability: float | None
+    audio_seconds: float
+    segments: tuple[Segment, ...]
+
+    @property
+    def text(self) -> str:
+        return "".join(segment.text for segment in self.segments).strip()
+
+    @property
+    def word_count(self) -> int:
+        return len(self.text.split())
+
+    @property
+    def confidence(self) -> float | None:
+        """Mean probability of a token, 0 to 1, weighted by the segments' length."""
+        total = sum(s.end_seconds - s.start_seconds for s in self.segments)
+        if total <= 0:
+            return None
+        return sum(
+            math.exp(s.avg_logprob) * (s.end_seconds - s.start_seconds) for s in self.segments
+        ) / total
