@@ -33,7 +33,7 @@ class ServiceError(Exception):
     code: ClassVar[str] = "internal_error"
     retryable: ClassVar[bool] = True
 
-    def __init__(self, message: str | None = None, /, **data: Any) -> None:  # noqa: ANN401 - open data
+    def __init__(self, message: str | None = None, /, **data: Any) -> None:
         self.message = message or (type(self).__doc__ or "").strip().splitlines()[0]
         #: What a program may want to know beside the message; shown to clients, so never a secret.
         self.data = data

@@ -121,6 +121,7 @@ class Transcript:
         total = sum(s.end_seconds - s.start_seconds for s in self.segments)
         if total <= 0:
             return None
-        return sum(
-            math.exp(s.avg_logprob) * (s.end_seconds - s.start_seconds) for s in self.segments
-        ) / total
+        return (
+            sum(math.exp(s.avg_logprob) * (s.end_seconds - s.start_seconds) for s in self.segments)
+            / total
+        )
