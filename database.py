@@ -1,0 +1,145 @@
+"""Engines, sessions and the health of PostgreSQL. Nothing is connected at import."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import NullPool, QueuePool
+
+from config import Settings
+from errors import DatabaseUnavailable
+
+logger = logging.getLogger(__name__)
+
+Sessions = sessionmaker[Session]
+
+#: Server-side limits of every connection: nothing of ours waits for ever on a lock or a statement.
+TIMEOUTS = {
+    "statement_timeout": "15s",
+    "lock_timeout": "5s",
+    "idle_in_transaction_session_timeout": "30s",
+}
+#: libpq's limits, so that a dead server or a cut cable is noticed within seconds.
+CONNECTION = {
+    "connect_timeout": 3,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+#: SQLSTATE classes that mean "try later", not "this statement is wrong".
+UNAVAILABLE_CLASSES = ("08", "53", "57")
+
+
+def make_engine(settings: Settings, *, pooled: bool = True, name: str = "transcription") -> Engine:
+    """Build an engine; it connects when first used.
+
+    Args:
+        pooled: False gives a fresh connection each time: for the heartbeat, which must not wait
+            behind requests for one of the pool.
+        name: What ``pg_stat_activity`` shows.
+    """
+    options = " ".join(f"-c {key}={value}" for key, value in TIMEOUTS.items())
+    pool: dict[str, Any] = {"poolclass": NullPool}
+    if pooled:
+        pool = {
+            "poolclass": QueuePool,
+            "pool_size": settings.database_pool_size,
+            "max_overflow": settings.database_max_overflow,
+            "pool_timeout": settings.database_pool_timeout_seconds,
+            "pool_pre_ping": True,
+            "pool_recycle": 1800,
+        }
+    return create_engine(
+        settings.require_database_url(),
+        connect_args={**CONNECTION, "options": options, "application_name": name},
+        hide_parameters=True,
+        **pool,
+    )
+
+
+def make_sessions(engine: Engine) -> Sessions:
+    return sessionmaker(engine, expire_on_commit=False)
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turn "the database cannot answer now" into our own error; leave our mistakes alone.
+
+    Raises:
+        DatabaseUnavailable: It is away, starting, full, or out of connections.
+    """
+    try:
+        yield
+    except PoolTimeoutError as error:
+        raise DatabaseUnavailable("No database connection became free in time.") from error
+    except DBAPIError as error:
+        if is_unavailable(error):
+            raise DatabaseUnavailable from error
+        raise
+
+
+def is_unavailable(error: DBAPIError) -> bool:
+    state = getattr(error.orig, "pgcode", None)
+    # libpq gives no SQLSTATE when the server cannot be reached or cut the connection
+    return error.connection_invalidated or state is None or state[:2] in UNAVAILABLE_CLASSES
+
+
+@contextmanager
+def get_db_session(sessions: Sessions) -> Iterator[Session]:
+    """One transaction: committed at the end, rolled back on an error.
+
+    Raises:
+        DatabaseUnavailable: See ``translated_errors``.
+    """
+    with translated_errors(), sessions.begin() as session:
+        yield session
+
+
+def get_db(sessions: Sessions) -> Iterator[Session]:
+    """The same as a generator, for FastAPI's dependencies."""
+    with get_db_session(sessions) as session:
+        yield session
+
+
+def ping(engine: Engine) -> bool:
+    """Whether PostgreSQL answers."""
+    try:
+        with engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+    except SQLAlchemyError as error:
+        logger.warning("database does not answer", extra={"error": type(error).__name__})
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionPoolStats:
+    """Connections of one process."""
+
+    #: Kept open at most, without overflow.
+    size: int
+    checked_out: int
+    checked_in: int
+    overflow: int
+
+
+def pool_stats(engine: Engine) -> ConnectionPoolStats:
+    pool = engine.pool
+    if not isinstance(pool, QueuePool):
+        return ConnectionPoolStats(size=0, checked_out=0, checked_in=0, overflow=0)
+    return ConnectionPoolStats(
+        size=pool.size(),
+        checked_out=pool.checkedout(),
+        checked_in=pool.checkedin(),
+        overflow=max(0, pool.overflow()),
+    )

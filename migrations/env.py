@@ -1,0 +1,65 @@
+"""Runs migrations on DATABASE_URL: one process at a time, never waiting long on a busy table."""
+
+from alembic import context
+from sqlalchemy import Connection, inspect, text
+
+from config import Settings
+from database import make_engine
+from errors import SettingsError
+from models import Base
+
+#: Any number, as long as it stays the same: two processes that migrate at once take turns.
+MIGRATION_LOCK = 0x7472616E73
+#: The heads that the first version's database can be at.
+FIRST_VERSION = {"5e05da7b7d89", "a1b2c3d4e5f6"}
+
+
+def refuse_first_version(connection: Connection) -> None:
+    """Stop before any change when the database is the first version's: its tables differ."""
+    if not inspect(connection).has_table("alembic_version"):
+        return
+    found = set(connection.scalars(text("SELECT version_num FROM alembic_version")))
+    if found & FIRST_VERSION:
+        raise SettingsError(
+            "This database belongs to version 2. Nothing was changed. Point DATABASE_URL at a new, "
+            "empty database, migrate that, then run: python cli.py import-v1 --from OLD_DATABASE_URL"
+        )
+
+
+def migrate(connection: Connection) -> None:
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        compare_type=True,
+        compare_server_default=True,
+        transaction_per_migration=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def main() -> None:
+    if context.is_offline_mode():
+        context.configure(
+            dialect_name="postgresql", target_metadata=Base.metadata, literal_binds=True
+        )
+        with context.begin_transaction():
+            context.run_migrations()
+        return
+    if (given := context.config.attributes.get("connection")) is not None:
+        migrate(given)
+        return
+    engine = make_engine(Settings.from_env(), pooled=False, name="migrations")
+    with engine.connect() as connection:
+        # waiting here is waiting for another process to finish the same work, so no time limit
+        connection.execute(text("SET statement_timeout = 0"))
+        connection.execute(text("SET lock_timeout = 0"))
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
+        refuse_first_version(connection)
+        connection.execute(text("SET lock_timeout = '10s'"))
+        connection.commit()
+        migrate(connection)
+        connection.commit()
+
+
+main()

@@ -1,0 +1,349 @@
+"""The tables, and the enums stored in them. No query, no engine.
+
+Ids are UUIDs of version 7, made in Python, so they sort by age on every PostgreSQL. A job's
+state is guarded by CHECK constraints: a row that breaks the rules of its life cannot be written.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Text,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, DOUBLE_PRECISION, JSONB, REAL, TIMESTAMP, UUID
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from uuid_utils.compat import uuid7
+
+
+class JobStatus(StrEnum):
+    """Where a job is. The last three are final, but an operator may redrive a failed job."""
+
+    PENDING = "pending"  #: Waiting; after a failed attempt too, then with ``not_before`` ahead.
+    PROCESSING = "processing"  #: A worker holds its lease.
+    COMPLETED = "completed"  #: Its result is stored.
+    FAILED = "failed"  #: Given up; the dead letter queue shows it with its errors.
+    CANCELLED = "cancelled"  #: The client did not want it any more.
+
+
+FINAL = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
+
+
+class Priority(StrEnum):
+    """What a client may ask for."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+
+
+class Scope(StrEnum):
+    """What an API key may do."""
+
+    JOBS_WRITE = "jobs:write"
+    JOBS_READ = "jobs:read"
+    JOBS_DELETE = "jobs:delete"
+    WEBHOOKS = "webhooks"
+    ADMIN = "admin"
+
+
+class Base(DeclarativeBase):
+    """The declarative base; constraints have names, so that migrations can speak of them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own form
+        str: Text(),
+        datetime: TIMESTAMP(timezone=True),
+        uuid.UUID: UUID(as_uuid=True),
+        float: DOUBLE_PRECISION(),
+        dict[str, Any]: JSONB(),
+        list[Any]: JSONB(),
+        list[str]: ARRAY(Text()),
+        bytes: LargeBinary(),
+    }
+
+
+class Owner(Base):
+    """Whom jobs belong to. Several keys may be one owner's, so rotating a key orphans nothing."""
+
+    __tablename__ = "owners"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid7)
+    name: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ApiKey(Base):
+    """A key, stored as its SHA-256: it holds 256 random bits, so no salt is needed."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid7)
+    owner_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("owners.id"), index=True)
+    #: The key's first characters, shown in lists.
+    prefix: Mapped[str]
+    key_sha256: Mapped[bytes] = mapped_column(unique=True)
+    scopes: Mapped[list[str]]
+    #: Whether jobs of this key may ask for ``high``.
+    may_use_high: Mapped[bool] = mapped_column(server_default=text("true"))
+    note: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    #: Written at most once a minute.
+    last_used_at: Mapped[datetime | None]
+
+    owner: Mapped[Owner] = relationship()
+
+
+class TranscriptionJob(Base):
+    """One request to transcribe one upload, until its end. The row is the truth."""
+
+    __tablename__ = "transcription_jobs"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid7)
+    owner_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("owners.id"))
+    status: Mapped[str] = mapped_column(server_default=JobStatus.PENDING)
+    priority: Mapped[str] = mapped_column(server_default=Priority.NORMAL)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    #: When the first attempt began.
+    started_at: Mapped[datetime | None]
+    #: When the job reached a final status.
+    completed_at: Mapped[datetime | None]
+
+    # What was asked for
+    engine_name: Mapped[str]
+    model_name: Mapped[str]
+    #: None means detect.
+    language: Mapped[str | None]
+    translate: Mapped[bool] = mapped_column(server_default=text("false"))
+    initial_prompt: Mapped[str | None]
+    word_timestamps: Mapped[bool] = mapped_column(server_default=text("false"))
+    #: The client's own; never read by us.
+    client_metadata: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+
+    # The upload, stored under the job's id
+    #: What the client called the file; shown, never used as a path.
+    client_filename: Mapped[str]
+    upload_bytes: Mapped[int] = mapped_column(BigInteger)
+    upload_sha256: Mapped[bytes]
+    #: When the stored file was deleted; None while it is kept.
+    upload_deleted_at: Mapped[datetime | None]
+    audio_seconds: Mapped[float | None]
+    #: True while ``audio_seconds`` is a guess from the upload's size.
+    audio_estimated: Mapped[bool] = mapped_column(server_default=text("true"))
+
+    # Where it is
+    #: Share done, 0 to 1; never falls while an attempt runs.
+    progress: Mapped[float] = mapped_column(REAL, server_default=text("0"))
+    current_step: Mapped[str | None]
+    cancel_requested_at: Mapped[datetime | None]
+    #: No attempt starts before this time.
+    not_before: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    # The lease: set if and only if the job is being processed
+    #: Counts chances to fail: given back when a worker hands back or dies.
+    attempt: Mapped[int] = mapped_column(server_default=text("0"))
+    max_attempts: Mapped[int]
+    #: Fences writes: rises with every claim and never falls.
+    lease_epoch: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    worker_name: Mapped[str | None]
+    #: Rises with every heartbeat; the reaper watches whether it moves.
+    heartbeat_seq: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+
+    # Faults
+    #: Workers that died with this job in hand.
+    crash_count: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
+    #: Deaths of a process that ran this job alone.
+    solo_crash_count: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
+    #: Times a stopping worker handed it back.
+    interrupt_count: Mapped[int] = mapped_column(server_default=text("0"))
+    #: Suspected of killing its worker: to be run alone, in a child process.
+    isolate: Mapped[bool] = mapped_column(server_default=text("false"))
+    #: Why it failed: a permanent error's code, attempts_exhausted, poison or deadline.
+    failure_reason: Mapped[str | None]
+    #: The last error, of a failed attempt or of the job.
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+
+    # Delivery
+    #: When the dispatcher should publish it (again).
+    dispatch_due_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    dispatch_count: Mapped[int] = mapped_column(server_default=text("0"))
+    #: When the dead letter queue's task took note of it.
+    dead_letter_noted_at: Mapped[datetime | None]
+
+    # What was done
+    model_used: Mapped[str | None]
+    #: True when the model used is not the one asked for.
+    degraded: Mapped[bool] = mapped_column(server_default=text("false"))
+    #: Steps down after running out of memory: from, to, when.
+    fallbacks: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))
+    #: Codes of what the client should know, such as truncated_input.
+    warnings: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))
+
+    owner: Mapped[Owner] = relationship()
+
+    __table_args__ = (
+        CheckConstraint(
+            "status IN ('pending', 'processing', 'completed', 'failed', 'cancelled')", name="status"
+        ),
+        CheckConstraint("priority IN ('high', 'normal')", name="priority"),
+        CheckConstraint(
+            "(status = 'processing') = (worker_name IS NOT NULL)", name="lease_while_processing"
+        ),
+        CheckConstraint(
+            "(status IN ('completed', 'failed', 'cancelled')) = (completed_at IS NOT NULL)",
+            name="completed_at_when_final",
+        ),
+        CheckConstraint(
+            "(status = 'failed') = (failure_reason IS NOT NULL)", name="reason_when_failed"
+        ),
+        CheckConstraint(
+            "status <> 'cancelled' OR cancel_requested_at IS NOT NULL", name="cancel_was_asked"
+        ),
+        CheckConstraint("attempt BETWEEN 0 AND max_attempts", name="attempt_in_bounds"),
+        CheckConstraint("progress BETWEEN 0 AND 1", name="progress_in_bounds"),
+        Index("ix_transcription_jobs_owner_id_id", "owner_id", text("id DESC")),
+        Index("ix_transcription_jobs_status_id", "status", text("id DESC")),
+        Index(
+            "ix_transcription_jobs_pending",
+            "owner_id",
+            "priority",
+            "not_before",
+            "id",
+            postgresql_where=text("status = 'pending'"),
+        ),
+        Index(
+            "ix_transcription_jobs_due",
+            "dispatch_due_at",
+            postgresql_where=text("status = 'pending'"),
+        ),
+        Index(
+            "ix_transcription_jobs_processing",
+            "id",
+            postgresql_where=text("status = 'processing'"),
+        ),
+        Index(
+            "ix_transcription_jobs_unnoted",
+            "completed_at",
+            postgresql_where=text("status = 'failed' AND dead_letter_noted_at IS NULL"),
+        ),
+        Index(
+            "ix_transcription_jobs_upload_kept",
+            "completed_at",
+            postgresql_where=text("completed_at IS NOT NULL AND upload_deleted_at IS NULL"),
+        ),
+        # Heartbeats touch no indexed column and find room on their page, so they stay cheap.
+        {"postgresql_with": {"fillfactor": "80"}},
+    )
+
+
+class TranscriptionWindow(Base):
+    """One finished window of a job: the work that a second attempt does not do again."""
+
+    __tablename__ = "transcription_windows"
+
+    job_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("transcription_jobs.id", ondelete="CASCADE"), primary_key=True
+    )
+    #: Counts from 0, without gaps.
+    index: Mapped[int] = mapped_column(primary_key=True)
+    #: The lease under which it was written.
+    lease_epoch: Mapped[int] = mapped_column(BigInteger)
+    start_seconds: Mapped[float]
+    end_seconds: Mapped[float]
+    segments: Mapped[list[Any]]
+    #: What the engine needs to go on after this window.
+    resume: Mapped[dict[str, Any]]
+    model_used: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class TranscriptionResult(Base):
+    """The transcript of a completed job; written once, by ``complete``."""
+
+    __tablename__ = "transcription_results"
+
+    job_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("transcription_jobs.id", ondelete="CASCADE"), primary_key=True
+    )
+    #: The lease under which it was written: tells a worker that lost the answer to its COMMIT.
+    lease_epoch: Mapped[int] = mapped_column(BigInteger)
+    text: Mapped[str]
+    language: Mapped[str]
+    language_probability: Mapped[float | None]
+    audio_seconds: Mapped[float]
+    word_count: Mapped[int]
+    confidence: Mapped[float | None]
+    segments: Mapped[list[Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ErrorLog(Base):
+    """One failed attempt."""
+
+    __tablename__ = "error_logs"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=func.gen_random_uuid())
+    job_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("transcription_jobs.id", ondelete="CASCADE"), index=True
+    )
+    attempt: Mapped[int]
+    lease_epoch: Mapped[int] = mapped_column(BigInteger)
+    worker_name: Mapped[str | None]
+    error_code: Mapped[str]
+    error_message: Mapped[str]
+    traceback: Mapped[str | None]
+    #: Model, step, memory and whatever else may explain it.
+    context: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    resolved: Mapped[bool] = mapped_column(server_default=text("false"))
+    resolved_at: Mapped[datetime | None]
+    #: Prefix of the API key that resolved it.
+    resolved_by: Mapped[str | None]
+    resolution_notes: Mapped[str | None]
+
+    __table_args__ = (
+        Index("ix_error_logs_unresolved", "created_at", postgresql_where=text("NOT resolved")),
+    )
+
+
+class Worker(Base):
+    """What a running process says of itself, renewed with its heartbeat."""
+
+    __tablename__ = "workers"
+
+    #: host:pid:random, unique to one run of one process.
+    name: Mapped[str] = mapped_column(primary_key=True)
+    #: worker or maintenance.
+    role: Mapped[str]
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    queues: Mapped[list[str]]
+    #: Jobs that it can run at once.
+    slots: Mapped[int]
+    #: Jobs that it is running.
+    running: Mapped[int] = mapped_column(server_default=text("0"))
+    draining: Mapped[bool] = mapped_column(server_default=text("false"))
+    #: Statistics of its model pool.
+    pool: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
