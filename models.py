@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
+    Computed,
     ForeignKey,
     Index,
     LargeBinary,
@@ -186,6 +187,13 @@ class TranscriptionJob(Base):
     error_message: Mapped[str | None]
 
     # Delivery
+    #: The queue it belongs in: its priority, or ``retry`` after a failed attempt.
+    lane: Mapped[str] = mapped_column(
+        Computed(
+            "CASE WHEN attempt > 0 OR crash_count > 0 THEN 'retry' ELSE priority END",
+            persisted=True,
+        ),
+    )
     #: When the dispatcher should publish it (again).
     dispatch_due_at: Mapped[datetime] = mapped_column(server_default=func.now())
     dispatch_count: Mapped[int] = mapped_column(server_default=text("0"))
@@ -225,17 +233,21 @@ class TranscriptionJob(Base):
         CheckConstraint("progress BETWEEN 0 AND 1", name="progress_in_bounds"),
         Index("ix_transcription_jobs_owner_id_id", "owner_id", text("id DESC")),
         Index("ix_transcription_jobs_status_id", "status", text("id DESC")),
+        # what the dispatcher takes next of one owner
         Index(
-            "ix_transcription_jobs_pending",
+            "ix_transcription_jobs_owner_lane",
             "owner_id",
-            "priority",
+            "lane",
             "not_before",
             "id",
             postgresql_where=text("status = 'pending'"),
         ),
+        # how many wait before a job
         Index(
-            "ix_transcription_jobs_due",
-            "dispatch_due_at",
+            "ix_transcription_jobs_lane",
+            "lane",
+            "not_before",
+            "id",
             postgresql_where=text("status = 'pending'"),
         ),
         Index(

@@ -1,8 +1,8 @@
 """first schema
 
-Revision ID: cbc9280a1d72
+Revision ID: 604d30f31f31
 Revises: 
-Create Date: 2026-11-22 15:53:55.778273
+Create Date: 2026-11-22 15:57:58.505343
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision: str = 'cbc9280a1d72'
+revision: str = '604d30f31f31'
 down_revision: str | None = None
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
@@ -92,6 +92,7 @@ def upgrade() -> None:
     sa.Column('failure_reason', sa.Text(), nullable=True),
     sa.Column('error_code', sa.Text(), nullable=True),
     sa.Column('error_message', sa.Text(), nullable=True),
+    sa.Column('lane', sa.Text(), sa.Computed("CASE WHEN attempt > 0 OR crash_count > 0 THEN 'retry' ELSE priority END", persisted=True), nullable=False),
     sa.Column('dispatch_due_at', postgresql.TIMESTAMP(timezone=True), server_default=sa.text('now()'), nullable=False),
     sa.Column('dispatch_count', sa.Integer(), server_default=sa.text('0'), nullable=False),
     sa.Column('dead_letter_noted_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
@@ -111,9 +112,9 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('id', name=op.f('pk_transcription_jobs')),
     postgresql_with={'fillfactor': '80'}
     )
-    op.create_index('ix_transcription_jobs_due', 'transcription_jobs', ['dispatch_due_at'], unique=False, postgresql_where=sa.text("status = 'pending'"))
+    op.create_index('ix_transcription_jobs_lane', 'transcription_jobs', ['lane', 'not_before', 'id'], unique=False, postgresql_where=sa.text("status = 'pending'"))
     op.create_index('ix_transcription_jobs_owner_id_id', 'transcription_jobs', ['owner_id', sa.literal_column('id DESC')], unique=False)
-    op.create_index('ix_transcription_jobs_pending', 'transcription_jobs', ['owner_id', 'priority', 'not_before', 'id'], unique=False, postgresql_where=sa.text("status = 'pending'"))
+    op.create_index('ix_transcription_jobs_owner_lane', 'transcription_jobs', ['owner_id', 'lane', 'not_before', 'id'], unique=False, postgresql_where=sa.text("status = 'pending'"))
     op.create_index('ix_transcription_jobs_processing', 'transcription_jobs', ['id'], unique=False, postgresql_where=sa.text("status = 'processing'"))
     op.create_index('ix_transcription_jobs_status_id', 'transcription_jobs', ['status', sa.literal_column('id DESC')], unique=False)
     op.create_index('ix_transcription_jobs_unnoted', 'transcription_jobs', ['completed_at'], unique=False, postgresql_where=sa.text("status = 'failed' AND dead_letter_noted_at IS NULL"))
@@ -179,9 +180,9 @@ def downgrade() -> None:
     op.drop_index('ix_transcription_jobs_unnoted', table_name='transcription_jobs', postgresql_where=sa.text("status = 'failed' AND dead_letter_noted_at IS NULL"))
     op.drop_index('ix_transcription_jobs_status_id', table_name='transcription_jobs')
     op.drop_index('ix_transcription_jobs_processing', table_name='transcription_jobs', postgresql_where=sa.text("status = 'processing'"))
-    op.drop_index('ix_transcription_jobs_pending', table_name='transcription_jobs', postgresql_where=sa.text("status = 'pending'"))
+    op.drop_index('ix_transcription_jobs_owner_lane', table_name='transcription_jobs', postgresql_where=sa.text("status = 'pending'"))
     op.drop_index('ix_transcription_jobs_owner_id_id', table_name='transcription_jobs')
-    op.drop_index('ix_transcription_jobs_due', table_name='transcription_jobs', postgresql_where=sa.text("status = 'pending'"))
+    op.drop_index('ix_transcription_jobs_lane', table_name='transcription_jobs', postgresql_where=sa.text("status = 'pending'"))
     op.drop_table('transcription_jobs')
     op.drop_index(op.f('ix_api_keys_owner_id'), table_name='api_keys')
     op.drop_table('api_keys')

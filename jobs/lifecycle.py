@@ -1,0 +1,444 @@
+"""The life of a job. Every change of its status happens here and nowhere else.
+
+Each verb is one statement (see ``jobs.statements``) in the caller's transaction; nothing here
+commits. A worker's verbs take its ``Lease`` and raise ``LeaseLost`` when it is no longer valid.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sqlalchemy import Row, TextClause, insert
+from sqlalchemy.orm import Session
+
+from errors import CancelRequested, LeaseLost
+from jobs import statements
+from models import JobStatus, TranscriptionJob, TranscriptionResult
+from speech.transcript import Transcript, Window
+
+Lane = Literal["high", "normal", "retry"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """What a submission says."""
+
+    id: uuid.UUID
+    owner_id: uuid.UUID
+    engine_name: str
+    model_name: str
+    client_filename: str
+    upload_bytes: int
+    upload_sha256: bytes
+    max_attempts: int
+    priority: str = "normal"
+    language: str | None = None
+    translate: bool = False
+    initial_prompt: str | None = None
+    word_timestamps: bool = False
+    client_metadata: dict[str, Any] = field(default_factory=dict)
+    #: Guessed from the upload's size.
+    audio_seconds: float | None = None
+    warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The right of one worker to one job. ``epoch`` fences: it is never given out twice."""
+
+    job_id: uuid.UUID
+    epoch: int
+    worker_name: str
+    #: Which attempt this is, from 1.
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedJob:
+    """What a worker needs to know to do a job."""
+
+    lease: Lease
+    owner_id: uuid.UUID
+    max_attempts: int
+    crash_count: int
+    isolate: bool
+    priority: str
+    engine_name: str
+    model_name: str
+    language: str | None
+    translate: bool
+    initial_prompt: str | None
+    word_timestamps: bool
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """What a heartbeat says of one lease."""
+
+    lease: Lease
+    #: Share done, 0 to 1.
+    progress: float
+    step: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why an attempt failed."""
+
+    code: str
+    message: str
+    traceback: str | None = None
+    context: dict[str, Any] = field(default_factory=dict)
+    fallbacks: Sequence[dict[str, Any]] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a job was done."""
+
+    #: Engine, model, device and number format: see ``ModelKey``.
+    model_used: str
+    degraded: bool = False
+    fallbacks: Sequence[dict[str, Any]] = ()
+    warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """Pause before attempt n + 1: base * 2^(n - 1), at most cap; half of it is jitter."""
+
+    base_seconds: float
+    cap_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StillLease:
+    """A lease whose heartbeat did not move: reaped if it still has not."""
+
+    job_id: uuid.UUID
+    epoch: int
+    heartbeat: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reaped:
+    """A job taken from a worker that is gone."""
+
+    job_id: uuid.UUID
+    status: JobStatus
+    worker_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """A job to publish."""
+
+    job_id: uuid.UUID
+    waited_seconds: float
+
+
+def submit(session: Session, job: NewJob) -> TranscriptionJob:
+    """Add a pending job, due for dispatch at once."""
+    values = {name: getattr(job, name) for name in NewJob.__slots__}
+    values["warnings"] = list(job.warnings)
+    return session.scalars(
+        insert(TranscriptionJob).values(values).returning(TranscriptionJob)
+    ).one()
+
+
+def claim(session: Session, job_id: uuid.UUID, worker_name: str) -> ClaimedJob | None:
+    """Begin an attempt. None when the job is not there to be had: a stale or repeated message."""
+    row = _first(session, statements.CLAIM, job_id=job_id, worker_name=worker_name)
+    if row is None:
+        return None
+    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's documented name
+    lease = Lease(
+        job_id=values.pop("id"),
+        epoch=values.pop("lease_epoch"),
+        worker_name=worker_name,
+        attempt=values.pop("attempt"),
+    )
+    return ClaimedJob(lease=lease, **{**values, "warnings": tuple(values["warnings"])})
+
+
+def heartbeat(session: Session, beats: Sequence[Beat]) -> dict[uuid.UUID, bool]:
+    """Renew the leases of one process.
+
+    Returns:
+        For each job whose lease still holds, whether its client wants it cancelled. A job that
+        is missing has lost its lease: stop it and write nothing.
+    """
+    rows = session.execute(
+        statements.HEARTBEAT,
+        {
+            "ids": [beat.lease.job_id for beat in beats],
+            "epochs": [beat.lease.epoch for beat in beats],
+            "progress": [beat.progress for beat in beats],
+            "steps": [beat.step for beat in beats],
+        },
+    )
+    return {row.id: row.cancel_requested for row in rows}
+
+
+def report(
+    session: Session,
+    lease: Lease,
+    step: str,
+    *,
+    audio_seconds: float | None = None,
+    warnings: Sequence[str] | None = None,
+) -> None:
+    """Say what the attempt is at, and what was learnt of the audio.
+
+    Raises:
+        LeaseLost, CancelRequested: Stop.
+    """
+    row = _fenced(
+        session,
+        statements.REPORT,
+        lease,
+        step=step,
+        audio_seconds=audio_seconds,
+        warnings=None if warnings is None else list(warnings),
+    )
+    _heed(cancel_requested=row.cancel_requested)
+
+
+def save_window(
+    session: Session, lease: Lease, index: int, window: Window, *, progress: float, model_used: str
+) -> None:
+    """Keep a finished window and the progress it means.
+
+    Raises:
+        LeaseLost, CancelRequested: Stop; the caller rolls back, so nothing was kept.
+    """
+    row = _fenced(
+        session,
+        statements.SAVE_WINDOW,
+        lease,
+        index=index,
+        progress=min(1.0, max(0.0, progress)),
+        start_seconds=window.start_seconds,
+        end_seconds=window.end_seconds,
+        segments=[segment.to_json() for segment in window.segments],
+        resume=window.resume.to_json(),
+        model_used=model_used,
+    )
+    _heed(cancel_requested=row.cancel_requested)
+
+
+def complete(session: Session, lease: Lease, transcript: Transcript, outcome: Outcome) -> None:
+    """Store the result and finish the job.
+
+    A second call under the same lease is accepted: the answer to the first COMMIT may have been
+    lost on the way.
+
+    Raises:
+        CancelRequested: The client's cancel came first; call ``acknowledge_cancel``.
+        LeaseLost: Another worker owns the job.
+    """
+    row = _first(
+        session,
+        statements.COMPLETE,
+        job_id=lease.job_id,
+        epoch=lease.epoch,
+        text=transcript.text,
+        language=transcript.language,
+        language_probability=transcript.language_probability,
+        audio_seconds=transcript.audio_seconds,
+        word_count=transcript.word_count,
+        confidence=transcript.confidence,
+        segments=[segment.to_json() for segment in transcript.segments],
+        model_used=outcome.model_used,
+        degraded=outcome.degraded,
+        fallbacks=list(outcome.fallbacks),
+        warnings=list(outcome.warnings),
+    )
+    if row is not None:
+        return
+    stored = session.get(TranscriptionResult, lease.job_id)
+    if stored is not None and stored.lease_epoch == lease.epoch:
+        return
+    job = session.get(TranscriptionJob, lease.job_id)
+    if job is not None and job.lease_epoch == lease.epoch and job.cancel_requested_at is not None:
+        raise CancelRequested
+    raise LeaseLost
+
+
+def retry(session: Session, lease: Lease, failure: Failure, backoff: Backoff) -> JobStatus:
+    """End a failed attempt that another may mend: pending again, or failed after the last.
+
+    Raises:
+        LeaseLost: Another worker owns the job.
+    """
+    row = _fenced(
+        session,
+        statements.RETRY,
+        lease,
+        **_failure(lease, failure),
+        reason="deadline" if failure.code == "deadline" else "attempts_exhausted",
+        fallbacks=list(failure.fallbacks),
+        base=backoff.base_seconds,
+        cap=backoff.cap_seconds,
+    )
+    return JobStatus(row.status)
+
+
+def fail(session: Session, lease: Lease, failure: Failure) -> JobStatus:
+    """End a job that no attempt can mend.
+
+    Raises:
+        LeaseLost: Another worker owns the job.
+    """
+    return JobStatus(_fenced(session, statements.FAIL, lease, **_failure(lease, failure)).status)
+
+
+def hand_back(session: Session, lease: Lease) -> JobStatus:
+    """Return a job that was not finished, and the attempt with it.
+
+    Raises:
+        LeaseLost: Another worker owns the job.
+    """
+    return JobStatus(_fenced(session, statements.HAND_BACK, lease).status)
+
+
+def cancel(
+    session: Session, job_id: uuid.UUID, *, owner_id: uuid.UUID | None = None
+) -> JobStatus | None:
+    """Cancel a job: at once if it waits, else as a wish that its worker will see.
+
+    Args:
+        owner_id: Whose job it must be; None for anybody's.
+
+    Returns:
+        Its status now, or None when it is final or not there.
+    """
+    row = _first(session, statements.CANCEL, job_id=job_id, owner_id=owner_id)
+    return None if row is None else JobStatus(row.status)
+
+
+def acknowledge_cancel(session: Session, lease: Lease) -> None:
+    """End an attempt whose client cancelled.
+
+    Raises:
+        LeaseLost: Another worker owns the job, or nobody cancelled it.
+    """
+    _fenced(session, statements.CANCELLED, lease)
+
+
+def reap(
+    session: Session, leases: Iterable[StillLease], *, max_crashes: int, backoff: Backoff
+) -> list[Reaped]:
+    """End leases that stood still; those that moved since, or that others hold, are left alone."""
+    leases = list(leases)
+    rows = session.execute(
+        statements.REAP,
+        {
+            "ids": [lease.job_id for lease in leases],
+            "epochs": [lease.epoch for lease in leases],
+            "heartbeats": [lease.heartbeat for lease in leases],
+            "max_crashes": max_crashes,
+            "base": backoff.base_seconds,
+            "cap": backoff.cap_seconds,
+        },
+    )
+    return [
+        Reaped(job_id=row.id, status=JobStatus(row.status), worker_name=row.worker_name)
+        for row in rows
+    ]
+
+
+def dispatch(session: Session, lane: Lane, *, room: int, redispatch_seconds: float) -> list[Due]:
+    """Choose up to ``room`` jobs of a lane to publish, in turn over the owners, and mark them."""
+    rows = session.execute(
+        statements.DISPATCH, {"lane": lane, "room": room, "redispatch": redispatch_seconds}
+    )
+    return [Due(job_id=row.id, waited_seconds=row.waited_seconds) for row in rows]
+
+
+def dispatched(session: Session, job_id: uuid.UUID, *, redispatch_seconds: float) -> None:
+    """Note that a submission published its job itself."""
+    session.execute(statements.DISPATCHED, {"job_id": job_id, "redispatch": redispatch_seconds})
+
+
+def undispatch(session: Session, job_ids: Sequence[uuid.UUID]) -> None:
+    """Make jobs due again whose message could not be sent."""
+    session.execute(statements.UNDISPATCH, {"ids": list(job_ids)})
+
+
+def redispatch_all(session: Session) -> int:
+    """Make everything that waits due again, because Redis lost its data; returns how many."""
+    return len(session.execute(statements.REDISPATCH_ALL).all())
+
+
+def redrive(
+    session: Session,
+    job_id: uuid.UUID,
+    *,
+    max_attempts: int,
+    model_name: str | None = None,
+    resolved_by: str | None = None,
+) -> Lane | None:
+    """Send a failed job round again.
+
+    Args:
+        model_name: Another model: what was transcribed so far is dropped.
+
+    Returns:
+        The lane it waits in, or None when it has not failed or its upload is gone.
+    """
+    row = _first(
+        session,
+        statements.REDRIVE,
+        job_id=job_id,
+        max_attempts=max_attempts,
+        model_name=model_name,
+        resolved_by=resolved_by,
+    )
+    return None if row is None else row.lane
+
+
+def note_dead_letter(session: Session, job_id: uuid.UUID) -> Row[Any] | None:
+    """Note that the dead letter queue's task saw a failed job; None if it had, or is not failed."""
+    return _first(session, statements.NOTE_DEAD_LETTER, job_id=job_id)
+
+
+def unnoted_dead_letters(
+    session: Session, *, older_than_seconds: float, limit: int
+) -> list[uuid.UUID]:
+    """Find failed jobs whose message to the dead letter queue was lost."""
+    rows = session.execute(
+        statements.UNNOTED_DEAD_LETTERS, {"older_than": older_than_seconds, "limit": limit}
+    )
+    return [row.id for row in rows]
+
+
+def _first(session: Session, statement: TextClause, **values: object) -> Row[Any] | None:
+    return session.execute(statement, values).first()
+
+
+def _fenced(session: Session, statement: TextClause, lease: Lease, **values: object) -> Row[Any]:
+    row = _first(session, statement, job_id=lease.job_id, epoch=lease.epoch, **values)
+    if row is None:
+        raise LeaseLost
+    return row
+
+
+def _heed(*, cancel_requested: bool) -> None:
+    if cancel_requested:
+        raise CancelRequested
+
+
+def _failure(lease: Lease, failure: Failure) -> dict[str, object]:
+    return {
+        "attempt": lease.attempt,
+        "worker_name": lease.worker_name,
+        "code": failure.code,
+        "message": failure.message,
+        "traceback": failure.traceback,
+        "context": failure.context,
+    }

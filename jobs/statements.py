@@ -1,0 +1,403 @@
+"""The SQL of a job's life: one statement for each transition, so each is atomic by itself.
+
+Every write of a worker says ``lease_epoch = :epoch``: a worker that lost its lease changes
+nothing. Statements return what happened; no row means that the state did not allow it.
+"""
+
+from typing import Final
+
+from sqlalchemy import bindparam, text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, REAL, UUID
+from sqlalchemy.types import BigInteger, Text
+
+#: What every end of an attempt resets. A job that waits holds no lease.
+_NO_LEASE = "worker_name = NULL, current_step = NULL"
+
+#: Exponential backoff with jitter: between half of the delay and all of it, so that jobs that
+#: failed together do not come back together.
+_BACKOFF = """
+    make_interval(secs => LEAST(:cap, :base * power(2, LEAST({exponent}, 30)))
+                          * (0.5 + random() * 0.5))"""
+
+#: Take a pending job that is due: a new attempt under a new lease.
+CLAIM: Final = text("""
+UPDATE transcription_jobs
+   SET status = 'processing',
+       attempt = attempt + 1,
+       lease_epoch = lease_epoch + 1,
+       heartbeat_seq = heartbeat_seq + 1,
+       worker_name = :worker_name,
+       started_at = COALESCE(started_at, now()),
+       current_step = 'starting'
+ WHERE id = :job_id
+   AND status = 'pending'
+   AND not_before <= now()
+   AND cancel_requested_at IS NULL
+RETURNING id, owner_id, attempt, max_attempts, lease_epoch, crash_count, isolate, engine_name,
+          model_name, language, translate, initial_prompt, word_timestamps, priority, warnings
+""")
+
+#: Renew all leases of one process. An id that does not come back has lost its lease.
+HEARTBEAT: Final = text("""
+UPDATE transcription_jobs AS job
+   SET heartbeat_seq = heartbeat_seq + 1,
+       progress = GREATEST(job.progress, mine.progress),
+       current_step = COALESCE(mine.step, job.current_step)
+  FROM unnest(:ids, :epochs, :progress, :steps) AS mine (id, epoch, progress, step)
+ WHERE job.id = mine.id
+   AND job.lease_epoch = mine.epoch
+   AND job.status = 'processing'
+RETURNING job.id, job.cancel_requested_at IS NOT NULL AS cancel_requested
+""").bindparams(
+    bindparam("ids", type_=ARRAY(UUID(as_uuid=True))),
+    bindparam("epochs", type_=ARRAY(BigInteger)),
+    bindparam("progress", type_=ARRAY(REAL)),
+    bindparam("steps", type_=ARRAY(Text)),
+)
+
+#: Say what the attempt is at, now: a step's name, or the audio's true length.
+REPORT: Final = text("""
+UPDATE transcription_jobs
+   SET current_step = :step,
+       audio_seconds = COALESCE(:audio_seconds, audio_seconds),
+       audio_estimated = audio_estimated AND CAST(:audio_seconds AS double precision) IS NULL,
+       warnings = COALESCE(:warnings, warnings)
+ WHERE id = :job_id
+   AND status = 'processing'
+   AND lease_epoch = :epoch
+RETURNING cancel_requested_at IS NOT NULL AS cancel_requested
+""").bindparams(bindparam("warnings", type_=JSONB(none_as_null=True)))
+
+#: Keep a finished window, and the progress that it means.
+SAVE_WINDOW: Final = text("""
+WITH fenced AS (
+    UPDATE transcription_jobs
+       SET progress = GREATEST(progress, :progress),
+           current_step = 'transcribing',
+           heartbeat_seq = heartbeat_seq + 1
+     WHERE id = :job_id
+       AND status = 'processing'
+       AND lease_epoch = :epoch
+    RETURNING id, lease_epoch, cancel_requested_at IS NOT NULL AS cancel_requested
+), saved AS (
+    INSERT INTO transcription_windows
+           (job_id, index, lease_epoch, start_seconds, end_seconds, segments, resume, model_used)
+    SELECT id, :index, lease_epoch, :start_seconds, :end_seconds, :segments, :resume, :model_used
+      FROM fenced
+    ON CONFLICT (job_id, index) DO UPDATE
+       SET lease_epoch = excluded.lease_epoch,
+           start_seconds = excluded.start_seconds,
+           end_seconds = excluded.end_seconds,
+           segments = excluded.segments,
+           resume = excluded.resume,
+           model_used = excluded.model_used
+)
+SELECT cancel_requested FROM fenced
+""").bindparams(bindparam("segments", type_=JSONB), bindparam("resume", type_=JSONB))
+
+#: Store the result and finish the job. A cancel that came first wins.
+COMPLETE: Final = text(f"""
+WITH done AS (
+    UPDATE transcription_jobs
+       SET status = 'completed',
+           completed_at = now(),
+           progress = 1,
+           audio_seconds = :audio_seconds,
+           audio_estimated = false,
+           model_used = :model_used,
+           degraded = :degraded,
+           fallbacks = :fallbacks,
+           warnings = :warnings,
+           error_code = NULL,
+           error_message = NULL,
+           {_NO_LEASE}
+     WHERE id = :job_id
+       AND status = 'processing'
+       AND lease_epoch = :epoch
+       AND cancel_requested_at IS NULL
+    RETURNING id, lease_epoch
+)
+INSERT INTO transcription_results
+       (job_id, lease_epoch, text, language, language_probability, audio_seconds, word_count,
+        confidence, segments)
+SELECT id, lease_epoch, :text, :language, :language_probability, :audio_seconds, :word_count,
+       :confidence, :segments
+  FROM done
+RETURNING job_id
+""").bindparams(
+    bindparam("fallbacks", type_=JSONB),
+    bindparam("warnings", type_=JSONB),
+    bindparam("segments", type_=JSONB),
+)
+
+_LOG_ERROR = """
+INSERT INTO error_logs
+       (job_id, attempt, lease_epoch, worker_name, error_code, error_message, traceback, context)
+SELECT id, :attempt, lease_epoch, :worker_name, :code, :message, :traceback, :context
+  FROM ended"""
+
+#: A failed attempt that may be tried again: later, or failed when the tries are used up.
+RETRY: Final = text(f"""
+WITH ended AS (
+    UPDATE transcription_jobs
+       SET status = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
+                         WHEN attempt >= max_attempts THEN 'failed'
+                         ELSE 'pending' END,
+           failure_reason = CASE WHEN cancel_requested_at IS NULL AND attempt >= max_attempts
+                                 THEN :reason END,
+           completed_at = CASE WHEN cancel_requested_at IS NOT NULL OR attempt >= max_attempts
+                               THEN now() END,
+           not_before = now() + delay.pause,
+           dispatch_due_at = now() + delay.pause,
+           dispatch_count = 0,
+           error_code = :code,
+           error_message = :message,
+           fallbacks = fallbacks || :fallbacks,
+           {_NO_LEASE}
+      FROM (SELECT {_BACKOFF.format(exponent=":attempt - 1")} AS pause) AS delay
+     WHERE id = :job_id
+       AND status = 'processing'
+       AND lease_epoch = :epoch
+    RETURNING id, lease_epoch, status
+), logged AS ({_LOG_ERROR})
+SELECT status FROM ended
+""").bindparams(bindparam("context", type_=JSONB), bindparam("fallbacks", type_=JSONB))
+
+#: A failed attempt that no other can mend.
+FAIL: Final = text(f"""
+WITH ended AS (
+    UPDATE transcription_jobs
+       SET status = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled' ELSE 'failed' END,
+           failure_reason = CASE WHEN cancel_requested_at IS NULL THEN :code END,
+           completed_at = now(),
+           error_code = :code,
+           error_message = :message,
+           {_NO_LEASE}
+     WHERE id = :job_id
+       AND status = 'processing'
+       AND lease_epoch = :epoch
+    RETURNING id, lease_epoch, status
+), logged AS ({_LOG_ERROR})
+SELECT status FROM ended
+""").bindparams(bindparam("context", type_=JSONB))
+
+#: A stopping worker returns the job, and the attempt with it.
+HAND_BACK: Final = text(f"""
+UPDATE transcription_jobs
+   SET status = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled' ELSE 'pending' END,
+       completed_at = CASE WHEN cancel_requested_at IS NOT NULL THEN now() END,
+       attempt = GREATEST(attempt - 1, 0),
+       interrupt_count = interrupt_count + 1,
+       not_before = now(),
+       dispatch_due_at = now(),
+       dispatch_count = 0,
+       {_NO_LEASE}
+ WHERE id = :job_id
+   AND status = 'processing'
+   AND lease_epoch = :epoch
+RETURNING status
+""")
+
+#: The client's wish: at once while the job waits, at the next window while it is processed.
+CANCEL: Final = text("""
+UPDATE transcription_jobs
+   SET cancel_requested_at = COALESCE(cancel_requested_at, now()),
+       status = CASE WHEN status = 'pending' THEN 'cancelled' ELSE status END,
+       completed_at = CASE WHEN status = 'pending' THEN now() END
+ WHERE id = :job_id
+   AND (CAST(:owner_id AS uuid) IS NULL OR owner_id = :owner_id)
+   AND status IN ('pending', 'processing')
+RETURNING status
+""")
+
+#: The worker saw the wish.
+CANCELLED: Final = text(f"""
+UPDATE transcription_jobs
+   SET status = 'cancelled',
+       completed_at = now(),
+       {_NO_LEASE}
+ WHERE id = :job_id
+   AND status = 'processing'
+   AND lease_epoch = :epoch
+   AND cancel_requested_at IS NOT NULL
+RETURNING status
+""")
+
+#: End leases whose heartbeat stood still. Whoever beat in the meantime is left alone.
+REAP: Final = text(f"""
+WITH still AS (
+    SELECT job.id, job.worker_name
+      FROM transcription_jobs AS job
+      JOIN unnest(:ids, :epochs, :heartbeats) AS seen (id, epoch, heartbeat)
+        ON job.id = seen.id AND job.lease_epoch = seen.epoch AND job.heartbeat_seq = seen.heartbeat
+     WHERE job.status = 'processing'
+       FOR UPDATE OF job SKIP LOCKED
+), ended AS (
+    UPDATE transcription_jobs AS job
+       SET status = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
+                         WHEN crash_count + 1 >= :max_crashes THEN 'failed'
+                         ELSE 'pending' END,
+           failure_reason = CASE WHEN cancel_requested_at IS NULL
+                                  AND crash_count + 1 >= :max_crashes THEN 'poison' END,
+           completed_at = CASE WHEN cancel_requested_at IS NOT NULL
+                                 OR crash_count + 1 >= :max_crashes THEN now() END,
+           crash_count = crash_count + 1,
+           isolate = true,
+           attempt = GREATEST(attempt - 1, 0),
+           not_before = now() + delay.pause,
+           dispatch_due_at = now() + delay.pause,
+           dispatch_count = 0,
+           error_code = 'worker_lost',
+           error_message = 'The worker died or was cut off while it had this job.',
+           worker_name = NULL,
+           current_step = NULL
+      FROM still,
+           LATERAL (SELECT still.id AS for_id,
+                           {_BACKOFF.format(exponent="0")} AS pause) AS delay
+     WHERE job.id = still.id
+    RETURNING job.id, job.lease_epoch, job.status, job.attempt, still.worker_name
+), logged AS (
+    INSERT INTO error_logs
+           (job_id, attempt, lease_epoch, worker_name, error_code, error_message)
+    SELECT id, attempt + 1, lease_epoch, worker_name, 'worker_lost',
+           'The worker died or was cut off while it had this job.'
+      FROM ended
+)
+SELECT id, status, worker_name FROM ended
+""").bindparams(
+    bindparam("ids", type_=ARRAY(UUID(as_uuid=True))),
+    bindparam("epochs", type_=ARRAY(BigInteger)),
+    bindparam("heartbeats", type_=ARRAY(BigInteger)),
+)
+
+#: Choose what to publish next in one lane, turn by turn over the owners, and mark it published.
+#: Each owner's oldest come from an index, so the cost does not grow with the backlog.
+DISPATCH: Final = text("""
+WITH waiting AS (
+    SELECT next.id, next.not_before, next.turn
+      FROM owners
+     CROSS JOIN LATERAL (
+        SELECT id, not_before, row_number() OVER (ORDER BY not_before, id) AS turn
+          FROM (SELECT id, not_before
+                  FROM transcription_jobs
+                 WHERE status = 'pending'
+                   AND owner_id = owners.id
+                   AND lane = :lane
+                   AND not_before <= now()
+                   AND dispatch_due_at <= now()
+                 ORDER BY not_before, id
+                 LIMIT :room) AS oldest) AS next
+     ORDER BY next.turn, next.not_before, next.id
+     LIMIT :room
+), due AS (
+    SELECT job.id
+      FROM transcription_jobs AS job
+      JOIN waiting USING (id)
+     WHERE job.status = 'pending' AND job.dispatch_due_at <= now()
+       FOR UPDATE OF job SKIP LOCKED
+)
+UPDATE transcription_jobs AS job
+   SET dispatch_count = dispatch_count + 1,
+       dispatch_due_at = now() + make_interval(
+           secs => LEAST(:redispatch * power(2, LEAST(dispatch_count, 10)), 600))
+  FROM due
+ WHERE job.id = due.id
+RETURNING job.id, EXTRACT(EPOCH FROM now() - job.not_before)::float AS waited_seconds
+""")
+
+#: What was marked as published, but could not be.
+UNDISPATCH: Final = text("""
+UPDATE transcription_jobs
+   SET dispatch_due_at = now()
+ WHERE id = ANY(:ids)
+   AND status = 'pending'
+""").bindparams(bindparam("ids", type_=ARRAY(UUID(as_uuid=True))))
+
+#: A submission published its job itself: the dispatcher need not do it again soon.
+DISPATCHED: Final = text("""
+UPDATE transcription_jobs
+   SET dispatch_count = dispatch_count + 1,
+       dispatch_due_at = now() + make_interval(secs => :redispatch)
+ WHERE id = :job_id
+   AND status = 'pending'
+   AND dispatch_count = 0
+""")
+
+#: Redis lost its data: everything that waits is to be published again.
+REDISPATCH_ALL: Final = text("""
+UPDATE transcription_jobs
+   SET dispatch_due_at = now(),
+       dispatch_count = 0
+ WHERE status = 'pending'
+   AND dispatch_due_at > now()
+   AND not_before <= now()
+RETURNING id
+""")
+
+#: An operator sends a failed job round again; another model starts from the beginning.
+REDRIVE: Final = text("""
+WITH chosen AS (
+    SELECT id, :model_name <> model_name AS other_model
+      FROM transcription_jobs
+     WHERE id = :job_id
+       AND status = 'failed'
+       AND upload_deleted_at IS NULL
+       FOR UPDATE
+), redriven AS (
+    UPDATE transcription_jobs AS job
+       SET status = 'pending',
+           isolate = (failure_reason = 'poison'),
+           failure_reason = NULL,
+           completed_at = NULL,
+           cancel_requested_at = NULL,
+           dead_letter_noted_at = NULL,
+           crash_count = 0,
+           solo_crash_count = 0,
+           attempt = 0,
+           max_attempts = :max_attempts,
+           not_before = now(),
+           dispatch_due_at = now(),
+           dispatch_count = 0,
+           model_name = COALESCE(:model_name, model_name),
+           progress = CASE WHEN chosen.other_model THEN 0 ELSE progress END
+      FROM chosen
+     WHERE job.id = chosen.id
+    RETURNING job.id, job.lane
+), dropped AS (
+    DELETE FROM transcription_windows
+     USING chosen
+     WHERE job_id = chosen.id
+       AND chosen.other_model
+), resolved AS (
+    UPDATE error_logs
+       SET resolved = true,
+           resolved_at = now(),
+           resolved_by = :resolved_by,
+           resolution_notes = 'sent round again'
+      FROM chosen
+     WHERE job_id = chosen.id
+       AND NOT resolved
+)
+SELECT id, lane FROM redriven
+""").bindparams(bindparam("model_name", type_=Text))
+
+#: The dead letter queue's task took note of a failed job.
+NOTE_DEAD_LETTER: Final = text("""
+UPDATE transcription_jobs
+   SET dead_letter_noted_at = now()
+ WHERE id = :job_id
+   AND status = 'failed'
+   AND dead_letter_noted_at IS NULL
+RETURNING id, failure_reason, error_code, model_name, attempt, crash_count
+""")
+
+#: Failed jobs that the dead letter queue's task has not seen, because its message was lost.
+UNNOTED_DEAD_LETTERS: Final = text("""
+SELECT id
+  FROM transcription_jobs
+ WHERE status = 'failed'
+   AND dead_letter_noted_at IS NULL
+   AND completed_at < now() - make_interval(secs => :older_than)
+ ORDER BY completed_at
+ LIMIT :limit
+""")
