@@ -176,7 +176,7 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(
         60.0, gt=0, description="Silence after which a worker's jobs are given to others"
     )
-    heartbeat_seconds: float = Field(10.0, gt=0, description="Pause between a worker's heartbeats")
+    heartbeat_seconds: float = Field(5.0, gt=0, description="Pause between a worker's heartbeats")
 
     # Maintenance
     dispatch_seconds: float = Field(0.5, gt=0, description="Pause between the dispatcher's rounds")

@@ -1,0 +1,214 @@
+"""What clients send: streamed to disk under the job's id, never under a name of theirs.
+
+Web and workers share one folder. A file appears under its final name only when it is whole and
+on the disk, so a job's row never names half an upload.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from errors import DiskFull, EmptyFile, StorageUnavailable, UploadMissing, UploadTooLarge
+
+#: Uploads that are still being received.
+PART_DIR = ".part"
+#: Tells an empty store from a volume that is not mounted.
+MARKER = ".transcription-uploads"
+#: Uploads that nobody finished are deleted after so long.
+STALE_PART_SECONDS = 24 * 3600.0
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """A stored upload."""
+
+    job_id: uuid.UUID
+    path: Path
+    size_bytes: int
+    sha256: bytes
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Turn the operating system's errors into ours.
+
+    Raises:
+        DiskFull: There is no space left.
+        StorageUnavailable: The folder cannot be used.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise DiskFull from error
+        raise StorageUnavailable from error
+
+
+class UploadWriter:
+    """One upload being received."""
+
+    def __init__(self, store: UploadStore, job_id: uuid.UUID) -> None:
+        self._store = store
+        self._job_id = job_id
+        self._part = store.root / PART_DIR / str(job_id)
+        self._hash = hashlib.sha256()
+        self._size_bytes = 0
+        self._checked_bytes = 0
+        with storage_errors():
+            self._fd = os.open(
+                self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600
+            )
+
+    def write(self, chunk: bytes) -> None:
+        """Append.
+
+        Raises:
+            UploadTooLarge: The upload is over its cap.
+            DiskFull: The disk is at its floor.
+        """
+        self._size_bytes += len(chunk)
+        if self._size_bytes > self._store.max_bytes:
+            raise UploadTooLarge(max_bytes=self._store.max_bytes)
+        if self._size_bytes - self._checked_bytes >= self._store.check_bytes:
+            self._store.require_free(0)
+            self._checked_bytes = self._size_bytes
+        self._hash.update(chunk)
+        with storage_errors():
+            view = memoryview(chunk)
+            while view:
+                view = view[os.write(self._fd, view) :]
+
+    def finish(self) -> Upload:
+        """Make the upload durable and give it its name.
+
+        Raises:
+            EmptyFile: Nothing was written.
+        """
+        if self._size_bytes == 0:
+            raise EmptyFile
+        final = self._store.path(self._job_id)
+        with storage_errors():
+            os.fsync(self._fd)
+            final.parent.mkdir(mode=0o700, exist_ok=True)
+            self._part.rename(final)
+            _sync_folder(final.parent)
+        return Upload(
+            job_id=self._job_id,
+            path=final,
+            size_bytes=self._size_bytes,
+            sha256=self._hash.digest(),
+        )
+
+    def close(self) -> None:
+        """Let go; what was not finished is deleted."""
+        os.close(self._fd)
+        self._part.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class UploadStore:
+    """The folder of uploads.
+
+    Args:
+        max_bytes: Largest upload.
+        min_free_bytes: What must stay free on the disk.
+    """
+
+    #: Free space is looked up again after so many bytes.
+    check_bytes = 16 * 2**20
+
+    def __init__(self, root: Path, *, max_bytes: int, min_free_bytes: int) -> None:
+        self.root = root
+        self.max_bytes = max_bytes
+        self.min_free_bytes = min_free_bytes
+
+    def prepare(self) -> None:
+        """Make the folder ready; done by whoever writes to it, at start."""
+        with storage_errors():
+            (self.root / PART_DIR).mkdir(mode=0o700, parents=True, exist_ok=True)
+            (self.root / MARKER).touch(mode=0o600)
+
+    def path(self, job_id: uuid.UUID) -> Path:
+        # the last digits of a version 7 UUID are random, so the folders fill evenly
+        return self.root / job_id.hex[-2:] / str(job_id)
+
+    def writer(self, job_id: uuid.UUID, *, expected_bytes: int = 0) -> UploadWriter:
+        """Begin an upload; use as a context manager.
+
+        Args:
+            expected_bytes: What the client announced; 0 when it did not.
+
+        Raises:
+            UploadTooLarge, DiskFull: The announced size alone is too much.
+        """
+        if expected_bytes > self.max_bytes:
+            raise UploadTooLarge(max_bytes=self.max_bytes)
+        self.require_free(expected_bytes)
+        return UploadWriter(self, job_id)
+
+    def require_free(self, more_bytes: int) -> None:
+        """Check that ``more_bytes`` fit.
+
+        Raises:
+            DiskFull: They do not.
+        """
+        with storage_errors():
+            free_bytes = shutil.disk_usage(self.root).free
+        if free_bytes - more_bytes < self.min_free_bytes:
+            raise DiskFull
+
+    def find(self, job_id: uuid.UUID) -> Path:
+        """Path of a stored upload.
+
+        Raises:
+            UploadMissing: It is gone for good.
+            StorageUnavailable: The whole store is: its disk is not mounted, or does not answer.
+        """
+        path = self.path(job_id)
+        with storage_errors():
+            if path.is_file():
+                return path
+            if not (self.root / MARKER).is_file():
+                raise StorageUnavailable
+        raise UploadMissing
+
+    def delete(self, job_id: uuid.UUID) -> None:
+        """Delete an upload; one that is gone already is as good as deleted."""
+        with storage_errors():
+            self.path(job_id).unlink(missing_ok=True)
+
+    def sweep(self, *, now: float | None = None) -> int:
+        """Delete uploads that were begun and never finished; returns how many."""
+        horizon = (time.time() if now is None else now) - STALE_PART_SECONDS
+        swept = 0
+        with storage_errors():
+            for part in (self.root / PART_DIR).iterdir():
+                if part.stat().st_mtime < horizon:
+                    part.unlink(missing_ok=True)
+                    swept += 1
+        return swept
+
+
+def _sync_folder(folder: Path) -> None:
+    # a rename survives a power cut only when its folder is on the disk too
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
