@@ -17,6 +17,7 @@
       Interrupted                 an attempt was asked to stop
         CancelRequested, Draining, DeadlineExceeded
       SettingsError               the configuration is wrong
+      LocalServerFailed           our own PostgreSQL or Valkey does not run
 
 ``code`` is stable: it is stored in the job's row and sent to clients. ``retryable`` decides
 whether another attempt may help. The docstring of a class is its default message.
@@ -270,4 +271,11 @@ class SettingsError(ServiceError):
     """The configuration is wrong."""
 
     code = "bad_settings"
+    retryable = False
+
+
+class LocalServerFailed(ServiceError):
+    """A database server of our own does not run."""
+
+    code = "local_server_failed"
     retryable = False
