@@ -1,0 +1,636 @@
+"""Every status and every verb, on real PostgreSQL; races with two sessions and real locks."""
+
+import contextlib
+import threading
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import pytest
+from sqlalchemy import Engine, event, func, select, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, sessionmaker
+from uuid_utils.compat import uuid7
+
+from errors import CancelRequested, LeaseLost
+from jobs import lifecycle
+from jobs.lifecycle import Backoff, Beat, Lease, StillLease
+from models import (
+    ErrorLog,
+    JobStatus,
+    Owner,
+    TranscriptionJob,
+    TranscriptionResult,
+    TranscriptionWindow,
+)
+from speech.transcript import ResumeState, Segment
+from tests.jobs.conftest import (
+    FAILURE,
+    NO_PAUSE,
+    OUTCOME,
+    TRANSCRIPT,
+    WINDOW,
+    MakeJob,
+    claim,
+    read,
+)
+
+Sessions = sessionmaker[Session]
+STATES = ("pending", "delayed", "processing", "cancelling", "completed", "failed", "cancelled")
+NOTHING = "nothing"
+
+
+def lease_of(job: TranscriptionJob) -> Lease:
+    return Lease(job_id=job.id, epoch=job.lease_epoch, worker_name="w1", attempt=job.attempt)
+
+
+def still(job: TranscriptionJob) -> StillLease:
+    return StillLease(job_id=job.id, epoch=job.lease_epoch, heartbeat=job.heartbeat_seq)
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb, and the status it leads to from each state; NOTHING where it must not act."""
+
+    act: Callable[[Session, TranscriptionJob], object]
+    leads_to: dict[str, str]
+
+
+def reap(session: Session, job: TranscriptionJob) -> object:
+    return lifecycle.reap(session, [still(job)], max_crashes=3, backoff=NO_PAUSE)
+
+
+VERBS = {
+    "claim": Verb(lambda s, j: lifecycle.claim(s, j.id, "w2"), {"pending": "processing"}),
+    "heartbeat": Verb(
+        lambda s, j: lifecycle.heartbeat(s, [Beat(lease=lease_of(j), progress=0.5)]),
+        {"processing": "processing", "cancelling": "processing"},
+    ),
+    "report": Verb(
+        lambda s, j: lifecycle.report(s, lease_of(j), "reading"), {"processing": "processing"}
+    ),
+    "save_window": Verb(
+        lambda s, j: lifecycle.save_window(
+            s, lease_of(j), 0, WINDOW, progress=0.5, model_used="openai-whisper/demo/cpu/float32"
+        ),
+        {"processing": "processing"},
+    ),
+    "complete": Verb(
+        lambda s, j: lifecycle.complete(s, lease_of(j), TRANSCRIPT, OUTCOME),
+        {"processing": "completed"},
+    ),
+    "retry": Verb(
+        lambda s, j: lifecycle.retry(s, lease_of(j), FAILURE, NO_PAUSE),
+        {"processing": "pending", "cancelling": "cancelled"},
+    ),
+    "fail": Verb(
+        lambda s, j: lifecycle.fail(s, lease_of(j), FAILURE),
+        {"processing": "failed", "cancelling": "cancelled"},
+    ),
+    "hand_back": Verb(
+        lambda s, j: lifecycle.hand_back(s, lease_of(j)),
+        {"processing": "pending", "cancelling": "cancelled"},
+    ),
+    "cancel": Verb(
+        lambda s, j: lifecycle.cancel(s, j.id),
+        {
+            "pending": "cancelled",
+            "delayed": "cancelled",
+            "processing": "processing",
+            "cancelling": "processing",
+        },
+    ),
+    "acknowledge_cancel": Verb(
+        lambda s, j: lifecycle.acknowledge_cancel(s, lease_of(j)), {"cancelling": "cancelled"}
+    ),
+    "reap": Verb(reap, {"processing": "pending", "cancelling": "cancelled"}),
+    "dispatch": Verb(
+        lambda s, j: lifecycle.dispatch(s, "normal", room=5, redispatch_seconds=60),
+        {"pending": "pending"},
+    ),
+    "redrive": Verb(lambda s, j: lifecycle.redrive(s, j.id, max_attempts=3), {"failed": "pending"}),
+    "note_dead_letter": Verb(
+        lambda s, j: lifecycle.note_dead_letter(s, j.id), {"failed": "failed"}
+    ),
+}
+
+
+def row_of(sessions: Sessions, job_id: uuid.UUID) -> dict[str, object]:
+    with sessions() as session:
+        row = session.execute(
+            select(TranscriptionJob.__table__).where(TranscriptionJob.id == job_id)
+        ).one()
+        return dict(row._mapping)
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("name", VERBS)
+def test_each_verb_acts_only_where_it_may(
+    name: str, state: str, make_job: MakeJob, sessions: Sessions
+) -> None:
+    job = make_job(state)
+    before = row_of(sessions, job.id)
+    verb = VERBS[name]
+
+    with contextlib.suppress(LeaseLost, CancelRequested), sessions.begin() as session:
+        verb.act(session, job)
+
+    after = row_of(sessions, job.id)
+    expected = verb.leads_to.get(state, NOTHING)
+    if expected is NOTHING:
+        assert after == before
+    else:
+        assert after["status"] == expected
+        assert after != before or name == "cancel"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["report", "save_window", "complete", "retry", "fail", "hand_back", "acknowledge_cancel"],
+)
+def test_a_worker_whose_lease_is_old_changes_nothing(
+    name: str, make_job: MakeJob, sessions: Sessions
+) -> None:
+    zombie = lease_of(make_job("processing"))
+    with sessions.begin() as session:
+        lifecycle.reap(
+            session, [still(read(sessions, zombie.job_id))], max_crashes=9, backoff=NO_PAUSE
+        )
+    claim(sessions, zombie.job_id, "w2")
+    with sessions.begin() as session:
+        lifecycle.cancel(session, zombie.job_id)
+    before = row_of(sessions, zombie.job_id)
+    stale = TranscriptionJob(id=zombie.job_id, lease_epoch=zombie.epoch, attempt=zombie.attempt)
+
+    with pytest.raises(LeaseLost), sessions.begin() as session:
+        VERBS[name].act(session, stale)
+
+    assert row_of(sessions, zombie.job_id) == before
+    with sessions() as session:
+        assert session.scalar(select(func.count()).select_from(TranscriptionWindow)) == 0
+        assert session.scalar(select(func.count()).select_from(TranscriptionResult)) == 0
+        # the reaper's own
+        assert session.scalar(select(func.count()).select_from(ErrorLog)) == 1
+
+
+def test_a_heartbeat_says_which_leases_are_lost_and_which_jobs_are_cancelled(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    good, cancelling, lost = make_job("processing"), make_job("cancelling"), make_job("processing")
+    beats = [Beat(lease=lease_of(job), progress=0.25) for job in (good, cancelling, lost)]
+    beats[2] = Beat(lease=replace(beats[2].lease, epoch=99), progress=0.25)
+
+    with sessions.begin() as session:
+        answers = lifecycle.heartbeat(session, beats)
+
+    assert answers == {good.id: False, cancelling.id: True}
+
+
+def test_progress_never_falls(make_job: MakeJob, sessions: Sessions) -> None:
+    lease = lease_of(make_job("processing"))
+    for progress in (0.6, 0.2):
+        with sessions.begin() as session:
+            lifecycle.heartbeat(session, [Beat(lease=lease, progress=progress)])
+
+    assert read(sessions, lease.job_id).progress == pytest.approx(0.6)
+
+
+def test_a_failed_attempt_waits_longer_each_time(make_job: MakeJob, sessions: Sessions) -> None:
+    job = make_job(max_attempts=5)
+    backoff = Backoff(base_seconds=100.0, cap_seconds=300.0)
+    pauses = []
+    for _ in range(4):
+        lease = claim(sessions, job.id).lease
+        with sessions.begin() as session:
+            lifecycle.retry(session, lease, FAILURE, backoff)
+            pauses.append(
+                session.scalar(
+                    text(
+                        "SELECT EXTRACT(EPOCH FROM not_before - now())::float"
+                        "  FROM transcription_jobs"
+                    )
+                )
+            )
+            session.execute(text("UPDATE transcription_jobs SET not_before = now()"))
+
+    for pause, full in zip(pauses, (100, 200, 300, 300), strict=True):
+        assert full / 2 <= pause <= full
+
+
+def test_a_job_waiting_for_its_next_attempt_is_not_claimed_early(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    job = make_job("processing")
+    with sessions.begin() as session:
+        lifecycle.retry(
+            session, lease_of(job), FAILURE, Backoff(base_seconds=60.0, cap_seconds=60.0)
+        )
+    with sessions.begin() as session:
+        assert lifecycle.claim(session, job.id, "w2") is None
+
+
+def test_the_last_failed_attempt_fails_the_job_and_every_attempt_left_its_error(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    job = make_job(max_attempts=2)
+    ends = []
+    for _ in range(2):
+        lease = claim(sessions, job.id).lease
+        with sessions.begin() as session:
+            ends.append(lifecycle.retry(session, lease, FAILURE, NO_PAUSE))
+
+    assert ends == [JobStatus.PENDING, JobStatus.FAILED]
+    assert read(sessions, job.id).failure_reason == "attempts_exhausted"
+    with sessions() as session:
+        logs = session.scalars(select(ErrorLog).order_by(ErrorLog.attempt)).all()
+    assert [(log.attempt, log.error_code, log.context) for log in logs] == [
+        (1, "engine_error", {"a": 1}),
+        (2, "engine_error", {"a": 1}),
+    ]
+
+
+def test_a_deadline_that_used_up_the_attempts_is_named(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    job = make_job("processing", max_attempts=1)
+    with sessions.begin() as session:
+        lifecycle.retry(session, lease_of(job), replace(FAILURE, code="deadline"), NO_PAUSE)
+
+    assert read(sessions, job.id).failure_reason == "deadline"
+
+
+def test_handing_back_returns_the_attempt_but_never_the_epoch(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    job = make_job("processing")
+    with sessions.begin() as session:
+        lifecycle.hand_back(session, lease_of(job))
+
+    after = read(sessions, job.id)
+    assert (after.attempt, after.interrupt_count, after.lease_epoch) == (0, 1, job.lease_epoch)
+    assert after.lane == "normal"
+
+
+def test_the_third_crash_is_poison_and_crashes_use_up_no_attempt(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    job = make_job()
+    ends = []
+    for _ in range(3):
+        claim(sessions, job.id)
+        with sessions.begin() as session:
+            reaped = lifecycle.reap(
+                session, [still(read(sessions, job.id))], max_crashes=3, backoff=NO_PAUSE
+            )
+        ends.append((reaped[0].status, read(sessions, job.id).attempt))
+
+    assert ends == [("pending", 0), ("pending", 0), ("failed", 0)]
+    after = read(sessions, job.id)
+    assert (after.failure_reason, after.crash_count, after.isolate) == ("poison", 3, True)
+    with sessions() as session:
+        codes = session.scalars(select(ErrorLog.error_code)).all()
+    assert codes == ["worker_lost"] * 3
+
+
+def test_a_lease_that_beat_since_it_was_seen_is_not_reaped(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    job = make_job("processing")
+    with sessions.begin() as session:
+        lifecycle.heartbeat(session, [Beat(lease=lease_of(job), progress=0.1)])
+
+    with sessions.begin() as session:
+        reaped = lifecycle.reap(session, [still(job)], max_crashes=3, backoff=NO_PAUSE)
+
+    assert reaped == []
+    assert read(sessions, job.id).status == "processing"
+
+
+def test_complete_stores_the_result_once_and_may_be_said_twice(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    job = make_job("processing")
+    for _ in range(2):
+        with sessions.begin() as session:
+            lifecycle.complete(session, lease_of(job), TRANSCRIPT, OUTCOME)
+
+    with sessions() as session:
+        result = session.scalars(select(TranscriptionResult)).one()
+    assert (result.text, result.word_count, result.language) == ("one two", 2, "en")
+    assert tuple(Segment.from_json(s) for s in result.segments) == TRANSCRIPT.segments
+    after = read(sessions, job.id)
+    assert (after.progress, after.warnings) == (1.0, ["demo_model"])
+    assert after.model_used == "openai-whisper/demo/cpu/float32"
+
+
+def test_a_cancel_that_came_first_keeps_the_result_out(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    job = make_job("cancelling")
+    with pytest.raises(CancelRequested), sessions.begin() as session:
+        lifecycle.complete(session, lease_of(job), TRANSCRIPT, OUTCOME)
+    with sessions.begin() as session:
+        lifecycle.acknowledge_cancel(session, lease_of(job))
+
+    assert read(sessions, job.id).status == "cancelled"
+    with sessions() as session:
+        assert session.scalars(select(TranscriptionResult)).all() == []
+
+
+def test_windows_come_back_as_they_were_kept(make_job: MakeJob, sessions: Sessions) -> None:
+    job = make_job("processing")
+    with sessions.begin() as session:
+        lifecycle.save_window(
+            session, lease_of(job), 0, WINDOW, progress=0.93, model_used="openai-whisper/demo/cpu/f"
+        )
+
+    with sessions() as session:
+        kept = session.scalars(select(TranscriptionWindow)).one()
+    assert ResumeState.from_json(kept.resume) == WINDOW.resume
+    assert tuple(Segment.from_json(s) for s in kept.segments) == WINDOW.segments
+    assert read(sessions, job.id).progress == pytest.approx(0.93)
+
+
+def test_a_window_that_is_done_again_replaces_the_first(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    job = make_job("processing")
+    for end in (28.0, 29.0):
+        with sessions.begin() as session:
+            lifecycle.save_window(
+                session,
+                lease_of(job),
+                0,
+                replace(WINDOW, end_seconds=end),
+                progress=0.5,
+                model_used="m",
+            )
+
+    with sessions() as session:
+        assert session.scalars(select(TranscriptionWindow.end_seconds)).all() == [29.0]
+
+
+def keep_window(sessions: Sessions, job_id: uuid.UUID) -> None:
+    lease = claim(sessions, job_id).lease
+    with sessions.begin() as session:
+        lifecycle.save_window(session, lease, 0, WINDOW, progress=0.5, model_used="e/demo/cpu/f")
+    with sessions.begin() as session:
+        lifecycle.fail(session, lease, FAILURE)
+
+
+@pytest.mark.parametrize(("model_name", "kept"), [(None, 1), ("demo", 1), ("tiny", 0)])
+def test_a_redrive_keeps_the_windows_unless_the_model_changes(
+    model_name: str | None, kept: int, make_job: MakeJob, sessions: Sessions
+) -> None:
+    job = make_job()
+    keep_window(sessions, job.id)
+    with sessions.begin() as session:
+        lifecycle.redrive(session, job.id, max_attempts=3, model_name=model_name)
+
+    with sessions() as session:
+        assert len(session.scalars(select(TranscriptionWindow)).all()) == kept
+    after = read(sessions, job.id)
+    assert (after.status, after.attempt, after.lane) == ("pending", 0, "normal")
+    assert after.progress == pytest.approx(0.5 * kept)
+    assert after.model_name == (model_name or "demo")
+
+
+def test_a_redrive_resolves_the_errors_before_it(make_job: MakeJob, sessions: Sessions) -> None:
+    job = make_job("failed")
+    with sessions.begin() as session:
+        lifecycle.redrive(session, job.id, max_attempts=3, resolved_by="stt_live_ab")
+
+    with sessions() as session:
+        log = session.scalars(select(ErrorLog)).one()
+    assert (log.resolved, log.resolved_by) == (True, "stt_live_ab")
+
+
+def test_a_job_whose_upload_is_gone_cannot_be_redriven(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    job = make_job("failed")
+    with sessions.begin() as session:
+        session.execute(text("UPDATE transcription_jobs SET upload_deleted_at = now()"))
+
+    with sessions.begin() as session:
+        assert lifecycle.redrive(session, job.id, max_attempts=3) is None
+
+
+def test_cancelling_takes_the_owner_into_account(make_job: MakeJob, sessions: Sessions) -> None:
+    job = make_job()
+    with sessions.begin() as session:
+        assert lifecycle.cancel(session, job.id, owner_id=uuid7()) is None
+
+    assert read(sessions, job.id).status == "pending"
+
+
+def test_dispatch_takes_owners_in_turn(
+    make_job: MakeJob, sessions: Sessions, owner_id: uuid.UUID
+) -> None:
+    other = Owner(name="bob")
+    with sessions.begin() as session:
+        session.add(other)
+    alices = [make_job().id for _ in range(5)]
+    bobs = [make_job(owner_id=other.id).id for _ in range(2)]
+
+    with sessions.begin() as session:
+        due = lifecycle.dispatch(session, "normal", room=4, redispatch_seconds=60)
+
+    assert {d.job_id for d in due} == {*alices[:2], *bobs[:2]}
+
+
+def test_a_dispatched_job_is_not_due_again_soon(make_job: MakeJob, sessions: Sessions) -> None:
+    job = make_job()
+    found = []
+    for _ in range(2):
+        with sessions.begin() as session:
+            due = lifecycle.dispatch(session, "normal", room=4, redispatch_seconds=60)
+            found.append([d.job_id for d in due])
+
+    assert found == [[job.id], []]
+
+
+def test_what_could_not_be_sent_is_due_again(make_job: MakeJob, sessions: Sessions) -> None:
+    job = make_job()
+    with sessions.begin() as session:
+        lifecycle.dispatch(session, "normal", room=4, redispatch_seconds=60)
+    with sessions.begin() as session:
+        lifecycle.undispatch(session, [job.id])
+
+    with sessions.begin() as session:
+        assert len(lifecycle.dispatch(session, "normal", room=4, redispatch_seconds=60)) == 1
+
+
+def test_losing_redis_makes_everything_that_waits_due(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    waiting = [make_job().id for _ in range(3)]
+    make_job("delayed")
+    make_job("completed")
+    with sessions.begin() as session:
+        lifecycle.dispatch(session, "normal", room=9, redispatch_seconds=60)
+
+    with sessions.begin() as session:
+        assert lifecycle.redispatch_all(session) == 3
+        due = lifecycle.dispatch(session, "normal", room=9, redispatch_seconds=60)
+    assert {d.job_id for d in due} == set(waiting)
+
+
+def test_lanes_are_kept_apart(make_job: MakeJob, sessions: Sessions) -> None:
+    high = make_job(priority="high")
+    tried = make_job("processing", priority="high")
+    with sessions.begin() as session:
+        lifecycle.retry(session, lease_of(tried), FAILURE, NO_PAUSE)
+
+    lanes = {}
+    for lane in ("high", "normal", "retry"):
+        with sessions.begin() as session:
+            due = lifecycle.dispatch(session, lane, room=4, redispatch_seconds=60)
+            lanes[lane] = [d.job_id for d in due]
+    assert lanes == {"high": [high.id], "normal": [], "retry": [tried.id]}
+
+
+def test_a_failed_job_is_noted_once(make_job: MakeJob, sessions: Sessions) -> None:
+    job = make_job("failed")
+    with sessions.begin() as session:
+        found = lifecycle.unnoted_dead_letters(session, older_than_seconds=-1, limit=5)
+        first = lifecycle.note_dead_letter(session, job.id)
+        second = lifecycle.note_dead_letter(session, job.id)
+        left = lifecycle.unnoted_dead_letters(session, older_than_seconds=-1, limit=5)
+
+    assert found == [job.id]
+    assert first is not None
+    assert second is None
+    assert left == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "status = 'queued'",
+        "status = 'processing'",
+        "worker_name = 'w'",
+        "status = 'completed'",
+        "status = 'failed', completed_at = now()",
+        "status = 'cancelled', completed_at = now()",
+        "attempt = 99",
+        "progress = 1.5",
+        "priority = 'urgent'",
+        "failure_reason = 'poison'",
+    ],
+)
+def test_the_database_refuses_rows_that_break_the_rules(
+    change: str, make_job: MakeJob, sessions: Sessions
+) -> None:
+    make_job()
+    with pytest.raises(IntegrityError), sessions.begin() as session:
+        session.execute(text(f"UPDATE transcription_jobs SET {change}"))
+
+
+# Races: both sides run at once, over and over; PostgreSQL decides.
+
+
+def race(*sides: Callable[[], object]) -> list[object]:
+    """Run all sides from one start; an expected refusal is a side's answer."""
+    start = threading.Barrier(len(sides))
+
+    def run(side: Callable[[], object]) -> object:
+        start.wait()
+        try:
+            return side()
+        except (LeaseLost, CancelRequested) as error:
+            return error
+
+    with ThreadPoolExecutor(len(sides)) as executor:
+        return list(executor.map(run, sides))
+
+
+def test_of_many_workers_that_claim_one_job_one_wins(make_job: MakeJob, sessions: Sessions) -> None:
+    def side(job_id: uuid.UUID, worker: str) -> Callable[[], object]:
+        def run() -> object:
+            with sessions.begin() as session:
+                return lifecycle.claim(session, job_id, worker)
+
+        return run
+
+    for _ in range(20):
+        job = make_job()
+        answers = race(*(side(job.id, f"w{n}") for n in range(4)))
+        winners = [a for a in answers if a is not None]
+        assert len(winners) == 1
+        assert read(sessions, job.id).worker_name == winners[0].lease.worker_name  # type: ignore[attr-defined]
+        assert read(sessions, job.id).attempt == 1
+
+
+def test_of_cancel_and_complete_one_wins_and_the_row_says_which(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    ends = set()
+    for _ in range(40):
+        job = make_job("processing")
+
+        def complete(job: TranscriptionJob = job) -> object:
+            with sessions.begin() as session:
+                lifecycle.complete(session, lease_of(job), TRANSCRIPT, OUTCOME)
+            return "completed"
+
+        def cancel(job: TranscriptionJob = job) -> object:
+            with sessions.begin() as session:
+                return lifecycle.cancel(session, job.id)
+
+        completed, cancelled = race(complete, cancel)
+        if isinstance(completed, CancelRequested):
+            with sessions.begin() as session:
+                lifecycle.acknowledge_cancel(session, lease_of(job))
+        after = read(sessions, job.id)
+        with sessions() as session:
+            stored = session.get(TranscriptionResult, job.id) is not None
+        ends.add(after.status)
+        assert (completed == "completed") == (after.status == "completed") == stored
+        assert (cancelled is None) == (after.status == "completed")
+    assert ends <= {"completed", "cancelled"}
+
+
+def test_of_two_reapers_one_counts_the_crash(make_job: MakeJob, sessions: Sessions) -> None:
+    for _ in range(20):
+        job = make_job("processing")
+
+        def side(job: TranscriptionJob = job) -> object:
+            with sessions.begin() as session:
+                return lifecycle.reap(session, [still(job)], max_crashes=3, backoff=NO_PAUSE)
+
+        answers = race(side, side)
+        assert sum(len(a) for a in answers if isinstance(a, list)) == 1
+        assert read(sessions, job.id).crash_count == 1
+
+
+def test_two_dispatchers_never_take_the_same_job(make_job: MakeJob, sessions: Sessions) -> None:
+    jobs = {make_job().id for _ in range(30)}
+
+    def side() -> object:
+        taken = []
+        for _ in range(20):
+            with sessions.begin() as session:
+                due = lifecycle.dispatch(session, "normal", room=3, redispatch_seconds=60)
+                taken += [d.job_id for d in due]
+        return taken
+
+    first, second = race(side, side)
+    assert isinstance(first, list)
+    assert isinstance(second, list)
+    assert sorted(first + second) == sorted(jobs)
+
+
+@pytest.mark.parametrize("name", ["claim", "save_window", "complete", "retry", "fail", "cancel"])
+def test_a_transition_is_one_statement(
+    name: str, make_job: MakeJob, sessions: Sessions, engine: Engine
+) -> None:
+    job = make_job("pending" if name == "claim" else "processing")
+    seen: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *args: seen.append(args[2]))
+
+    with sessions.begin() as session:
+        VERBS[name].act(session, job)
+
+    assert len(seen) == 1
