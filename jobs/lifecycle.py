@@ -417,6 +417,11 @@ def unnoted_dead_letters(
     return [row.id for row in rows]
 
 
+def settle_length(session: Session, job_id: uuid.UUID, audio_seconds: float | None) -> None:
+    """Replace the guess at a job's length by what the upload's header tells, if it tells any."""
+    session.execute(statements.SETTLE_LENGTH, {"job_id": job_id, "audio_seconds": audio_seconds})
+
+
 def _first(session: Session, statement: TextClause, **values: object) -> Row[Any] | None:
     return session.execute(statement, values).first()
 

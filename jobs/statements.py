@@ -401,3 +401,12 @@ SELECT id
  ORDER BY completed_at
  LIMIT :limit
 """)
+
+#: The length that the upload's header tells; None when it tells none, so nobody asks again.
+SETTLE_LENGTH: Final = text("""
+UPDATE transcription_jobs
+   SET audio_seconds = COALESCE(:audio_seconds, audio_seconds),
+       audio_estimated = false
+ WHERE id = :job_id
+   AND audio_estimated
+""")

@@ -193,6 +193,13 @@ class UploadStore:
         with storage_errors():
             self.path(job_id).unlink(missing_ok=True)
 
+    def stored_before(self, horizon: float) -> Iterator[uuid.UUID]:
+        """Ids of the uploads stored before a time, in seconds since the epoch."""
+        with storage_errors():
+            for path in self.root.glob("[0-9a-f][0-9a-f]/*-*"):
+                if path.stat().st_mtime < horizon:
+                    yield uuid.UUID(path.name)
+
     def sweep(self, *, now: float | None = None) -> int:
         """Delete uploads that were begun and never finished; returns how many."""
         horizon = (time.time() if now is None else now) - STALE_PART_SECONDS

@@ -1,0 +1,352 @@
+"""The loops that keep jobs moving: dispatcher, reaper, prober, janitor.
+
+Each round of a loop is one method; rounds may run anywhere, any number of times, and two of
+these processes at once are safe, since every statement takes its rows with SKIP LOCKED or by
+condition.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import redis
+from kombu.exceptions import OperationalError
+from sqlalchemy import Row, select
+
+from celery_app import DEAD_LETTER, DLQ, LANES, TRANSCRIBE, WINDOW_KEY
+from config import Settings
+from database import Sessions, get_db_session
+from errors import DatabaseUnavailable, MediaError, ServiceError
+from jobs import lifecycle, retention, workers
+from jobs.lifecycle import Backoff, Lane, StillLease
+from jobs.uploads import UploadStore
+from models import JobStatus, TranscriptionJob
+from speech import audio
+from speech.audio import DecodeLimits
+
+logger = logging.getLogger(__name__)
+
+#: Says which life of Redis this is: gone with its data.
+INCARNATION_KEY: Final = "transcription:incarnation"
+#: Fewest messages kept in a lane, so that a worker that has just come finds some.
+MIN_WINDOW: Final = 8
+#: Whoever waited so long in a lane is published in the next better one.
+AGEING: Final[dict[Lane, tuple[float, Lane]]] = {
+    "retry": (300.0, "normal"),
+    "normal": (900.0, "high"),
+}
+#: A failed job's message to the dead letter queue is taken for lost after.
+DEAD_LETTER_SECONDS: Final = 10.0
+DEAD_LETTER_BATCH: Final = 20
+REAPER_SECONDS: Final = 5.0
+PROBER_SECONDS: Final = 2.0
+PROBER_BATCH: Final = 4
+JANITOR_SECONDS: Final = 300.0
+#: Reading a header takes milliseconds; a file that needs longer is left to the worker.
+PROBE_LIMITS: Final = DecodeLimits(timeout_seconds=20.0)
+
+Send = Callable[[str, uuid.UUID, str], None]
+
+
+class Dispatcher:
+    """Keeps a small window of messages in each lane, and notices when Redis lost its data."""
+
+    def __init__(
+        self, sessions: Sessions, client: redis.Redis, send: Send, *, redispatch_seconds: float
+    ) -> None:
+        self._sessions = sessions
+        self._redis = client
+        self._send = send
+        self._redispatch_seconds = redispatch_seconds
+        self._incarnation: str | None = None
+
+    def run(self) -> None:
+        """One round.
+
+        Raises:
+            redis.RedisError, OperationalError, DatabaseUnavailable: Try again later.
+        """
+        self._notice_loss()
+        window = self._window()
+        for lane in LANES:
+            self._fill(lane, window)
+        self._dead_letters()
+
+    def _notice_loss(self) -> None:
+        found = self._redis.get(INCARNATION_KEY)
+        if found is not None and found == self._incarnation:
+            return
+        # The rows first: if we die in between, the next one does it again.
+        with get_db_session(self._sessions) as session:
+            again = lifecycle.redispatch_all(session)
+        if found is None:
+            self._redis.set(INCARNATION_KEY, uuid.uuid4().hex, nx=True)
+            found = self._redis.get(INCARNATION_KEY)
+        if self._incarnation is not None:
+            logger.warning("redis lost its data: publishing again", extra={"jobs": again})
+        self._incarnation = str(found)
+
+    def _window(self) -> int:
+        with get_db_session(self._sessions) as session:
+            slots = workers.live_slots(session)
+        window = max(MIN_WINDOW, 2 * slots)
+        self._redis.set(WINDOW_KEY, window, ex=3600)
+        return window
+
+    def _fill(self, lane: Lane, window: int) -> None:
+        room = window - int(self._redis.llen(lane))
+        if room <= 0:
+            return
+        with get_db_session(self._sessions) as session:
+            due = lifecycle.dispatch(
+                session, lane, room=room, redispatch_seconds=self._redispatch_seconds
+            )
+        self._publish((job.job_id, _aged(lane, job.waited_seconds)) for job in due)
+
+    def _publish(self, jobs: Iterable[tuple[uuid.UUID, Lane]]) -> None:
+        left = list(jobs)
+        try:
+            while left:
+                job_id, lane = left[0]
+                self._send(TRANSCRIBE, job_id, lane)
+                left.pop(0)
+        finally:
+            if left:
+                with get_db_session(self._sessions) as session:
+                    lifecycle.undispatch(session, [job_id for job_id, _ in left])
+
+    def _dead_letters(self) -> None:
+        if int(self._redis.llen(DLQ)):
+            return
+        with get_db_session(self._sessions) as session:
+            lost = lifecycle.unnoted_dead_letters(
+                session, older_than_seconds=DEAD_LETTER_SECONDS, limit=DEAD_LETTER_BATCH
+            )
+        for job_id in lost:
+            self._send(DEAD_LETTER, job_id, DLQ)
+
+
+def _aged(lane: Lane, waited_seconds: float) -> Lane:
+    after_seconds, better = AGEING.get(lane, (0.0, lane))
+    return better if waited_seconds > after_seconds else lane
+
+
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """A heartbeat, and for how long it was seen to stand still."""
+
+    lease: StillLease
+    still_seconds: float
+
+
+class Stillness:
+    """Judges leases by heartbeats that stand still on our own monotonic clock.
+
+    No two clocks are compared, so a step of any clock reaps nobody. Time in which nothing was
+    seen does not count: after an outage of the database every lease has its full time again.
+    """
+
+    def __init__(self, *, lease_seconds: float, clock: Callable[[], float]) -> None:
+        self._lease_seconds = lease_seconds
+        self._clock = clock
+        self._seen: dict[uuid.UUID, _Sight] = {}
+        self._looked_at: float | None = None
+
+    def look(self, leases: Iterable[StillLease]) -> list[StillLease]:
+        """Take in what is held now; returns the leases that stood still for too long."""
+        now = self._clock()
+        elapsed = 0.0 if self._looked_at is None else now - self._looked_at
+        blind = elapsed > self._lease_seconds / 2
+        self._looked_at = now
+        self._seen = {
+            lease.job_id: _Sight(lease, 0.0 if blind else self._still(lease, elapsed))
+            for lease in leases
+        }
+        return [
+            sight.lease
+            for sight in self._seen.values()
+            if sight.still_seconds >= self._lease_seconds
+        ]
+
+    def _still(self, lease: StillLease, elapsed: float) -> float:
+        before = self._seen.get(lease.job_id)
+        if before is None or before.lease != lease:
+            return 0.0
+        return before.still_seconds + elapsed
+
+
+class Reaper:
+    """Ends the leases of workers that are gone."""
+
+    def __init__(
+        self, sessions: Sessions, settings: Settings, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._sessions = sessions
+        self._stillness = Stillness(lease_seconds=settings.lease_seconds, clock=clock)
+        self._max_crashes = settings.max_crashes
+        self._backoff = Backoff(
+            base_seconds=settings.retry_base_seconds, cap_seconds=settings.retry_cap_seconds
+        )
+
+    def run(self) -> None:
+        """One round.
+
+        Raises:
+            DatabaseUnavailable: Try again later.
+        """
+        with get_db_session(self._sessions) as session:
+            rows = session.execute(HELD).all()
+        if not (still := self._stillness.look(map(_held, rows))):
+            return
+        with get_db_session(self._sessions) as session:
+            reaped = lifecycle.reap(
+                session, still, max_crashes=self._max_crashes, backoff=self._backoff
+            )
+        for job in reaped:
+            logger.warning(
+                "worker lost: job taken from it",
+                extra={"job_id": str(job.job_id), "worker": job.worker_name, "status": job.status},
+            )
+
+
+HELD: Final = select(
+    TranscriptionJob.id, TranscriptionJob.lease_epoch, TranscriptionJob.heartbeat_seq
+).where(TranscriptionJob.status == JobStatus.PROCESSING)
+
+
+def _held(row: Row[uuid.UUID, int, int]) -> StillLease:
+    return StillLease(job_id=row.id, epoch=row.lease_epoch, heartbeat=row.heartbeat_seq)
+
+
+class Prober:
+    """Reads the headers of uploads that wait, so that their length is known and not guessed."""
+
+    def __init__(self, sessions: Sessions, uploads: UploadStore) -> None:
+        self._sessions = sessions
+        self._uploads = uploads
+
+    def run(self) -> None:
+        """One round.
+
+        Raises:
+            DatabaseUnavailable, StorageUnavailable: Try again later.
+        """
+        with get_db_session(self._sessions) as session:
+            ids = session.scalars(GUESSED.limit(PROBER_BATCH)).all()
+        for job_id in ids:
+            audio_seconds = self._length(job_id)
+            with get_db_session(self._sessions) as session:
+                lifecycle.settle_length(session, job_id, audio_seconds)
+
+    def _length(self, job_id: uuid.UUID) -> float | None:
+        try:
+            return audio.probe(self._uploads.find(job_id), PROBE_LIMITS).audio_seconds
+        except MediaError:
+            return None  # its worker will say what is wrong with it
+
+
+GUESSED: Final = (
+    select(TranscriptionJob.id)
+    .where(TranscriptionJob.status == JobStatus.PENDING, TranscriptionJob.audio_estimated)
+    .order_by(TranscriptionJob.not_before)
+)
+
+
+class Janitor:
+    """Deletes uploads whose time is over, those nobody finished, and rows of dead workers."""
+
+    def __init__(self, sessions: Sessions, uploads: UploadStore, *, keep_seconds: float) -> None:
+        self._sessions = sessions
+        self._uploads = uploads
+        self._keep_seconds = keep_seconds
+
+    def run(self) -> None:
+        """One round.
+
+        Raises:
+            DatabaseUnavailable, StorageUnavailable: Try again later.
+        """
+        with get_db_session(self._sessions) as session:
+            workers.forget_silent(session)
+        purged = 0
+        if self._keep_seconds:
+            with get_db_session(self._sessions) as session:
+                purged = retention.purge_uploads(
+                    session, self._uploads, older_than_seconds=self._keep_seconds
+                )
+        with get_db_session(self._sessions) as session:
+            orphans = retention.delete_orphans(session, self._uploads)
+        swept = self._uploads.sweep()
+        if purged or orphans or swept:
+            logger.info(
+                "uploads deleted", extra={"old": purged, "orphans": orphans, "unfinished": swept}
+            )
+
+
+class Round(Protocol):
+    """Something that is done again and again."""
+
+    def run(self) -> None: ...
+
+
+class Loop:
+    """Runs rounds in a thread of its own, whatever happens in one."""
+
+    def __init__(self, name: str, rounds: Round, *, pause_seconds: float) -> None:
+        self._rounds = rounds
+        self._pause_seconds = pause_seconds
+        self._closed = threading.Event()
+        self._failing = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._name = name
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self, timeout_seconds: float = 5.0) -> None:
+        self._closed.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_seconds)
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            self._once()
+            self._closed.wait(self._pause_seconds)
+
+    def _once(self) -> None:
+        try:
+            self._rounds.run()
+        except (DatabaseUnavailable, ServiceError, redis.RedisError, OperationalError) as error:
+            # once, not at every round of an outage
+            if not self._failing:
+                logger.warning(
+                    "loop waits for what it needs",
+                    extra={"loop": self._name, "error": type(error).__name__},
+                )
+            self._failing = True
+        except Exception:
+            logger.exception("round failed", extra={"loop": self._name})
+        else:
+            if self._failing:
+                logger.info("loop goes on", extra={"loop": self._name})
+            self._failing = False
+
+
+def make_loops(
+    settings: Settings, sessions: Sessions, uploads: UploadStore, client: redis.Redis, send: Send
+) -> list[Loop]:
+    """Everything that the maintenance role does beside the dead letter queue."""
+    dispatcher = Dispatcher(sessions, client, send, redispatch_seconds=settings.redispatch_seconds)
+    janitor = Janitor(sessions, uploads, keep_seconds=settings.upload_retention_hours * 3600)
+    return [
+        Loop("dispatcher", dispatcher, pause_seconds=settings.dispatch_seconds),
+        Loop("reaper", Reaper(sessions, settings), pause_seconds=REAPER_SECONDS),
+        Loop("prober", Prober(sessions, uploads), pause_seconds=PROBER_SECONDS),
+        Loop("janitor", janitor, pause_seconds=JANITOR_SECONDS),
+    ]

@@ -1,0 +1,419 @@
+"""The Celery tasks: ``transcribe`` is one attempt at one job, told in verbs.
+
+Claim, decode, borrow, transcribe, complete; or give the job an end that says why not.
+
+A message is only a doorbell, so a task may be run any number of times for one job. Nothing may
+escape a task's body but ``AttemptFailed``: under the threads pool a MemoryError or SystemExit
+would cost the worker a slot for ever (celery issue 10462).
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+from celery import shared_task
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from celery_app import DEAD_LETTER, DLQ, TRANSCRIBE, Doorbell
+from config import Settings
+from database import Sessions, get_db_session
+from errors import (
+    CancelRequested,
+    DatabaseUnavailable,
+    Draining,
+    EngineOutOfMemory,
+    LeaseLost,
+    ServiceError,
+)
+from jobs import lifecycle
+from jobs.leases import Hold, LeaseKeeper
+from jobs.lifecycle import Backoff, ClaimedJob, Failure, Outcome
+from jobs.uploads import UploadStore
+from model_pool import Loan, ModelPool
+from models import JobStatus, TranscriptionWindow
+from speech import audio
+from speech.audio import DecodeLimits
+from speech.engines import ModelKey, catalogue
+from speech.transcript import ResumeState, Segment, TranscribeOptions, Transcript, Window
+from telemetry import bind
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: How long an attempt keeps its work in memory while PostgreSQL is away.
+OUTAGE_SECONDS = 1800.0
+#: Pause between two tries to write, at first and at most.
+FIRST_PAUSE_SECONDS = 0.5
+LAST_PAUSE_SECONDS = 5.0
+#: ISO 639-2's code for "undetermined": audio in which nothing was decoded.
+NO_LANGUAGE = "und"
+
+
+class AttemptFailed(Exception):
+    """The attempt failed, and its row says so already; raised only so that Flower shows it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workbench:
+    """What one worker process has for all its attempts."""
+
+    settings: Settings
+    name: str
+    sessions: Sessions
+    uploads: UploadStore
+    keeper: LeaseKeeper
+    pool: ModelPool
+    doorbell: Doorbell
+    #: The model that a job's engine and model name mean on this machine.
+    key_of: Callable[[str, str], ModelKey]
+    #: Brings a model's files here, telling a step's name and a share of it.
+    fetch: Callable[[ModelKey, Callable[[int, int | None], None]], object]
+    #: Waits, but not longer than the process lives.
+    pause: Callable[[float], object]
+
+    @property
+    def backoff(self) -> Backoff:
+        return Backoff(
+            base_seconds=self.settings.retry_base_seconds,
+            cap_seconds=self.settings.retry_cap_seconds,
+        )
+
+    @property
+    def decode_limits(self) -> DecodeLimits:
+        return DecodeLimits(
+            max_audio_seconds=self.settings.max_audio_seconds,
+            max_memory_bytes=self.settings.decode_memory_mb * 2**20,
+            timeout_seconds=self.settings.decode_timeout_seconds,
+        )
+
+
+class Attempt:
+    """One attempt at one job."""
+
+    def __init__(self, bench: Workbench, job: ClaimedJob, hold: Hold) -> None:
+        self._bench = bench
+        self._job = job
+        self._lease = job.lease
+        self._hold = hold
+        self._step = "starting"
+        self._steps_down: list[dict[str, Any]] = []
+        self._model_used: str | None = None
+        #: What the earlier attempt used whose windows this one goes on after.
+        self._resumed_model: str | None = None
+        self._warnings = job.warnings
+
+    def run(self) -> None:
+        """Do the job, or end it in the way that fits what went wrong.
+
+        Raises:
+            AttemptFailed: It failed, and the row says so.
+        """
+        try:
+            self._transcribe()
+        except LeaseLost:
+            logger.warning("attempt abandoned: another worker owns the job")
+        except CancelRequested:
+            self._end("job cancelled", lifecycle.acknowledge_cancel)
+        except Draining:
+            self._end("job handed back", lifecycle.hand_back)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it must not cost a slot
+            self._fail(error)
+            raise AttemptFailed(_code_of(error)) from None
+
+    def _transcribe(self) -> None:
+        with self._decoded() as samples:
+            audio_seconds = len(samples) / audio.SAMPLE_RATE_HZ
+            windows = self._finished_windows()
+            key = self._bench.key_of(self._job.engine_name, self._job.model_name)
+            self._say("preparing model")
+            self._bench.fetch(key, self._downloading)
+            self._say("loading model")
+            ladder = catalogue.fallbacks(key, translate=self._job.translate)
+            with self._bench.pool.borrow(
+                key, fallbacks=ladder, cancelled=self._hold.check
+            ) as engine:
+                self._model_used = str(engine.key)
+                self._say("transcribing")
+                self._hold.start_deadline(self._bench.settings.deadline_seconds(audio_seconds))
+                resume = self._resume(windows, engine.key)
+                try:
+                    for window in engine.transcribe(samples, self._options, resume):
+                        windows.append(window)
+                        self._keep(window, len(windows) - 1, audio_seconds, engine)
+                finally:
+                    self._note(engine)
+            self._complete(windows, audio_seconds, asked=key)
+
+    @contextmanager
+    def _decoded(self) -> Iterator[Any]:
+        """Give the upload's samples: float32, shape (n,), mono, 16 kHz, mapped from a file."""
+        self._say("reading audio")
+        upload = self._bench.uploads.find(self._lease.job_id)
+        folder = self._bench.settings.scratch_path
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        target = folder / f"{self._lease.job_id}.{self._lease.epoch}.f32"
+        try:
+            self._decode(upload, target)
+            yield audio.load_samples(target)
+        finally:
+            target.unlink(missing_ok=True)
+
+    def _decode(self, upload: Path, target: Path) -> None:
+        decoded = audio.decode(
+            upload,
+            target,
+            self._bench.decode_limits,
+            cancelled=self._not_stopped,
+            progress=lambda _: self._hold.sign(),
+        )
+        self._warnings = tuple(dict.fromkeys((*self._warnings, *decoded.warnings)))
+        self._write(
+            lambda session: lifecycle.report(
+                session,
+                self._lease,
+                self._step,
+                audio_seconds=decoded.audio_seconds,
+                warnings=self._warnings,
+            )
+        )
+
+    def _not_stopped(self) -> bool:
+        self._hold.check()
+        return False
+
+    def _finished_windows(self) -> list[Window]:
+        """What an earlier attempt finished; this one goes on after it."""
+        query = (
+            select(TranscriptionWindow)
+            .where(TranscriptionWindow.job_id == self._lease.job_id)
+            .order_by(TranscriptionWindow.index)
+        )
+        rows = self._write(lambda session: session.scalars(query).all())
+        self._resumed_model = rows[-1].model_used if rows else None
+        if rows:
+            logger.info("resuming", extra={"windows": len(rows), "at": rows[-1].end_seconds})
+        return [_window(row) for row in rows]
+
+    def _resume(self, windows: list[Window], key: ModelKey) -> ResumeState | None:
+        if not windows or self._resumed_model is None:
+            return None
+        before = self._resumed_model.split("/")[1]
+        return catalogue.carry_over(windows[-1].resume, before, key.model)
+
+    @property
+    def _options(self) -> TranscribeOptions:
+        return TranscribeOptions(
+            language=self._job.language,
+            translate=self._job.translate,
+            initial_prompt=self._job.initial_prompt,
+            word_timestamps=self._job.word_timestamps,
+        )
+
+    def _downloading(self, done_bytes: int, total_bytes: int | None) -> None:
+        share = f" {100 * done_bytes // total_bytes} %" if total_bytes else ""
+        self._say(f"downloading model{share}")
+        self._hold.check()
+
+    def _keep(self, window: Window, index: int, audio_seconds: float, engine: Loan) -> None:
+        self._hold.check()
+        progress = min(1.0, window.end_seconds / audio_seconds)
+        self._hold.sign(progress=progress)
+        self._model_used = str(engine.key)
+        self._write(
+            lambda session: lifecycle.save_window(
+                session,
+                self._lease,
+                index,
+                window,
+                progress=progress,
+                model_used=str(engine.key),
+            )
+        )
+
+    def _note(self, engine: Loan) -> None:
+        self._model_used = str(engine.key)
+        self._steps_down = [
+            {"from": str(step.from_key), "to": str(step.to_key), "reason": step.reason}
+            for step in engine.steps
+        ]
+
+    def _complete(self, windows: list[Window], audio_seconds: float, *, asked: ModelKey) -> None:
+        last = windows[-1].resume if windows else None
+        transcript = Transcript(
+            language=(last and last.language) or self._job.language or NO_LANGUAGE,
+            language_probability=last.language_probability if last else None,
+            audio_seconds=audio_seconds,
+            segments=tuple(segment for window in windows for segment in window.segments),
+        )
+        outcome = Outcome(
+            model_used=self._model_used or str(asked),
+            degraded=bool(self._steps_down) or self._resumed_model not in {None, str(asked)},
+            fallbacks=self._steps_down,
+            warnings=self._warnings,
+        )
+        self._write(lambda session: lifecycle.complete(session, self._lease, transcript, outcome))
+        logger.info(
+            "job completed",
+            extra={"audio_seconds": round(audio_seconds, 2), "model": outcome.model_used},
+        )
+
+    def _say(self, step: str) -> None:
+        self._step = step
+        self._hold.check()
+        self._hold.sign(step=step)
+
+    def _write(self, write: Callable[[Session], T]) -> T:
+        """Run one transaction; while PostgreSQL is away, keep the work and try again.
+
+        Raises:
+            DatabaseUnavailable: It was away for ``OUTAGE_SECONDS``.
+        """
+        pause, waited = FIRST_PAUSE_SECONDS, 0.0
+        while True:
+            try:
+                with get_db_session(self._bench.sessions) as session:
+                    return write(session)
+            except DatabaseUnavailable:
+                if waited >= OUTAGE_SECONDS:
+                    raise
+                logger.warning("database is away: keeping the work", extra={"pause": pause})
+            self._bench.pause(pause)
+            self._hold.sign()
+            waited += pause
+            pause = min(2 * pause, LAST_PAUSE_SECONDS)
+
+    def _end(self, message: str, verb: Callable[[Session, lifecycle.Lease], object]) -> None:
+        try:
+            self._write(lambda session: verb(session, self._lease))
+        except (LeaseLost, DatabaseUnavailable) as error:
+            logger.warning("the end was not written", extra={"why": error.code})
+        else:
+            logger.info(message)
+
+    def _fail(self, error: BaseException) -> None:
+        failure = Failure(
+            code=_code_of(error),
+            message=_message_of(error),
+            traceback="".join(traceback.format_exception(error)),
+            context=self._context(error),
+            fallbacks=self._steps_down,
+        )
+        try:
+            status = self._write(lambda session: self._write_failure(session, error, failure))
+        except (LeaseLost, DatabaseUnavailable) as lost:
+            logger.warning("the end was not written", extra={"why": lost.code})
+            return
+        log = logger.warning if isinstance(error, ServiceError) else logger.error
+        log("attempt failed", extra={"code": failure.code, "status": status}, exc_info=error)
+        if status is JobStatus.FAILED:
+            self._bench.doorbell.ring(DEAD_LETTER, self._lease.job_id, DLQ)
+
+    def _write_failure(self, session: Session, error: BaseException, failure: Failure) -> JobStatus:
+        if isinstance(error, ServiceError) and not error.retryable:
+            return lifecycle.fail(session, self._lease, failure)
+        return lifecycle.retry(session, self._lease, failure, self._bench.backoff)
+
+    def _context(self, error: BaseException) -> dict[str, Any]:
+        data = error.data if isinstance(error, ServiceError) else {}
+        return {
+            "step": self._step,
+            "model": self._model_used or self._job.model_name,
+            "resident_bytes": psutil.Process().memory_info().rss,
+            **{name: value for name, value in data.items() if isinstance(value, int | float | str)},
+        }
+
+
+def _window(row: TranscriptionWindow) -> Window:
+    return Window(
+        start_seconds=row.start_seconds,
+        end_seconds=row.end_seconds,
+        segments=tuple(Segment.from_json(segment) for segment in row.segments),
+        resume=ResumeState.from_json(row.resume),
+    )
+
+
+def _code_of(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return EngineOutOfMemory.code
+    return error.code if isinstance(error, ServiceError) else ServiceError.code
+
+
+def _message_of(error: BaseException) -> str:
+    # what we did not write may hold a path or a query, and the client sees this
+    if isinstance(error, ServiceError):
+        return error.message
+    return f"The worker met an unexpected {type(error).__name__}."
+
+
+_bench: list[Workbench] = []
+_sessions: list[Sessions] = []
+
+
+def equip(sessions: Sessions, bench: Workbench | None = None) -> None:
+    """Give this process's tasks what they work with; called once, by ``worker.py``.
+
+    Args:
+        bench: None in a process that only takes the dead letter queue.
+    """
+    _sessions[:] = [sessions]
+    _bench[:] = [] if bench is None else [bench]
+
+
+@shared_task(name=TRANSCRIBE, ignore_result=True, throws=(AttemptFailed,))
+def transcribe(job_id: str) -> None:
+    """Make one attempt at a job, if it is there to be had."""
+    (bench,) = _bench
+    try:
+        job = _claim(bench, job_id)
+        if job is None:
+            return
+        with (
+            bind(job_id=job_id, attempt=job.lease.attempt, epoch=job.lease.epoch),
+            bench.keeper.hold(job.lease) as hold,
+        ):
+            logger.info("attempt started", extra={"model": job.model_name})
+            Attempt(bench, job, hold).run()
+    except AttemptFailed:
+        raise
+    except BaseException:
+        logger.exception("attempt ended without a word", extra={"job_id": job_id})
+
+
+def _claim(bench: Workbench, job_id: str) -> ClaimedJob | None:
+    try:
+        with get_db_session(bench.sessions) as session:
+            job = lifecycle.claim(session, uuid.UUID(job_id), bench.name)
+    except DatabaseUnavailable:
+        # still pending, so the dispatcher publishes it again
+        logger.warning("database is away: job left to the dispatcher", extra={"job_id": job_id})
+        return None
+    if job is None:
+        logger.info("nothing to do for this message", extra={"job_id": job_id})
+    return job
+
+
+@shared_task(name=DEAD_LETTER, ignore_result=True)
+def dead_letter(job_id: str) -> None:
+    """Take note, once, of a job that was given up."""
+    (sessions,) = _sessions
+    try:
+        with get_db_session(sessions) as session:
+            job = lifecycle.note_dead_letter(session, uuid.UUID(job_id))
+        if job is not None:
+            logger.error("job given up", extra={"job_id": job_id, **_told(job._mapping)})  # noqa: SLF001
+    except BaseException:
+        logger.exception("dead letter not noted", extra={"job_id": job_id})
+
+
+def _told(job: Any) -> dict[str, object]:
+    return {name: job[name] for name in ("failure_reason", "error_code", "model_name", "attempt")}

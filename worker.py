@@ -1,0 +1,357 @@
+"""Starts a worker process: its parts, its signals, its end.
+
+``python worker.py`` transcribes; ``python worker.py --role maintenance`` dispatches, reaps and
+takes the dead letter queue. On SIGTERM a worker takes nothing new, lets running jobs finish for
+DRAIN_SECONDS, hands the rest back at their next window, and exits whatever hangs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import logging
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import psutil
+from celery import Celery
+from celery.signals import worker_ready, worker_shutting_down
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+import tasks
+from celery_app import DLQ, Doorbell, make_celery, make_redis, send
+from config import Settings
+from database import Sessions, get_db_session, make_engine, make_sessions
+from errors import LeaseLost, ModelUnavailable, ServiceError, SettingsError
+from jobs import lifecycle, workers
+from jobs.leases import Hold, LeaseKeeper
+from jobs.uploads import UploadStore
+from jobs.workers import WorkerState
+from maintenance import make_loops
+from model_pool import ModelPool, PoolLimits, PoolStats
+from speech import engines
+from speech.engines import ModelKey, ModelStore, catalogue
+from tasks import Workbench
+from telemetry import configure_logging
+
+logger = logging.getLogger(__name__)
+
+#: The event loop of Celery's consumer notices a free slot only when it wakes (celery issue 6941).
+TICK_SECONDS: Final = 0.05
+#: Celery's own end may hang on a frozen Redis; from when nothing is left to do, this long.
+EXIT_SECONDS: Final = 10.0
+POLL_SECONDS: Final = 0.2
+#: Exit status of a worker that gave up on a thread; whoever supervises it starts a new one.
+EXIT_STALLED: Final = 70
+#: Share of the machine's memory that models may take, unless MODEL_POOL_MEMORY_MB says.
+MEMORY_SHARE: Final = 0.75
+MAINTENANCE_HEARTBEAT_SECONDS: Final = 10.0
+
+
+class ModelWorker:
+    """The parts of a process that transcribes, and its orderly end."""
+
+    def __init__(self, settings: Settings, app: Celery) -> None:
+        self.settings = settings
+        self.name = _process_name()
+        self.draining = threading.Event()
+        self.ended = threading.Event()
+        self.sessions = make_sessions(make_engine(settings, name="worker"))
+        beats = make_sessions(make_engine(settings, pooled=False, name="heartbeat"))
+        self.pool = _make_pool(settings)
+        self.keeper = LeaseKeeper(
+            beats,
+            heartbeat_seconds=settings.heartbeat_seconds,
+            stall_seconds=settings.stall_seconds,
+            announce=self._announce,
+            on_stall=self._stalled,
+        )
+        self.bench = Workbench(
+            settings=settings,
+            name=self.name,
+            sessions=self.sessions,
+            uploads=make_uploads(settings),
+            keeper=self.keeper,
+            pool=self.pool,
+            doorbell=Doorbell.of(
+                app, make_redis(settings), budget_seconds=settings.publish_budget_ms / 1000
+            ),
+            key_of=functools.partial(model_key, settings),
+            fetch=functools.partial(_fetch, make_store(settings)),
+            pause=self.ended.wait,
+        )
+
+    def start(self) -> None:
+        self.keeper.beat()  # the dispatcher should know of these slots at once
+        self.keeper.start()
+        threading.Thread(target=self._unload_idle, name="unload", daemon=True).start()
+
+    def _announce(self, session: Session, *, running: int) -> None:
+        workers.announce(
+            session,
+            WorkerState(
+                name=self.name,
+                role="worker",
+                queues=self.settings.celery_queues,
+                slots=self.settings.celery_concurrency,
+                running=running,
+                draining=self.draining.is_set(),
+                pool=pool_json(self.pool.stats()),
+            ),
+        )
+
+    def _unload_idle(self) -> None:
+        while not self.ended.wait(max(1.0, min(30.0, self.settings.model_idle_seconds / 4))):
+            self.pool.unload_idle()
+
+    def _stalled(self, hold: Hold) -> None:
+        """A thread shows no sign of life and cannot be stopped: hand back and start afresh."""
+        self._hand_back(hold)
+        self.drain(exit_status=EXIT_STALLED)
+
+    def drain(self, *, exit_status: int = 0) -> None:
+        """Begin the end, in a thread of its own; a second call does nothing."""
+        if self.draining.is_set():
+            return
+        self.draining.set()
+        threading.Thread(target=self._drain, args=(exit_status,), name="drain", daemon=True).start()
+
+    def _drain(self, exit_status: int) -> None:
+        settings = self.settings
+        logger.info("draining", extra={"jobs": len(self.keeper.holds)})
+        if not self._wait_until_idle(settings.drain_seconds):
+            self.keeper.drain()
+            self._wait_until_idle(settings.drain_force_seconds)
+        for hold in self.keeper.holds:
+            logger.warning("handing back for a thread", extra={"job_id": str(hold.lease.job_id)})
+            self._hand_back(hold)
+        self._leave()
+        if exit_status == 0:
+            time.sleep(EXIT_SECONDS)  # Celery ends by itself, unless something hangs
+            logger.warning("ending without Celery's leave")
+        logging.shutdown()
+        os._exit(exit_status)
+
+    def _wait_until_idle(self, seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        while self.keeper.holds and time.monotonic() < until:
+            time.sleep(POLL_SECONDS)
+        return not self.keeper.holds
+
+    def _hand_back(self, hold: Hold) -> None:
+        # safe beside the thread that still runs: the fence stops whatever it writes after this
+        hold.stop(LeaseLost())
+        self.keeper.release(hold)
+        try:
+            with get_db_session(self.sessions) as session:
+                lifecycle.hand_back(session, hold.lease)
+        except (ServiceError, SQLAlchemyError):
+            logger.warning("not handed back: left to the reaper", exc_info=True)
+
+    def _leave(self) -> None:
+        self.ended.set()
+        self.keeper.close()
+        _leave(self.sessions, self.name)
+
+
+class Maintenance:
+    """The parts of a process that keeps jobs moving and loads no model."""
+
+    def __init__(self, settings: Settings, app: Celery) -> None:
+        self.name = _process_name()
+        self.sessions = make_sessions(make_engine(settings, name="maintenance"))
+        self.ended = threading.Event()
+        uploads = make_uploads(settings)
+        uploads.prepare()
+        self._loops = make_loops(
+            settings, self.sessions, uploads, make_redis(settings), functools.partial(send, app)
+        )
+
+    def start(self) -> None:
+        for loop in self._loops:
+            loop.start()
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+
+    def drain(self) -> None:
+        self.ended.set()
+        threading.Thread(target=self._end, name="drain", daemon=True).start()
+
+    def _end(self) -> None:
+        for loop in self._loops:
+            loop.close()
+        _leave(self.sessions, self.name)
+        time.sleep(EXIT_SECONDS)
+        logging.shutdown()
+        os._exit(0)
+
+    def _beat(self) -> None:
+        state = WorkerState(name=self.name, role="maintenance", queues=(DLQ,), slots=0)
+        while not self.ended.is_set():
+            try:
+                with get_db_session(self.sessions) as session:
+                    workers.announce(session, state)
+            except (ServiceError, SQLAlchemyError):
+                logger.warning("heartbeat failed")
+            self.ended.wait(MAINTENANCE_HEARTBEAT_SECONDS)
+
+
+def model_key(settings: Settings, engine: str, model: str) -> ModelKey:
+    """The model that an engine's and a model's name mean on this machine.
+
+    Raises:
+        UnknownModel, SettingsError: There is none.
+    """
+    hardware = _hardware(engine)
+    device = catalogue.resolve_device(settings.whisper_device, hardware)
+    compute_type = catalogue.resolve_compute_type(
+        settings.whisper_compute_type,
+        engine=engine,
+        device=device,
+        hardware=hardware,
+        fp16=settings.whisper_fp16,
+    )
+    return ModelKey(engine, catalogue.resolve(model).name, device, compute_type)
+
+
+@functools.cache
+def _hardware(engine: str) -> catalogue.Hardware:
+    return engines.hardware(engine)
+
+
+def make_store(settings: Settings) -> ModelStore:
+    return ModelStore(
+        settings.models_path,
+        download_allowed=settings.model_download,
+        base_url=settings.model_base_url,
+    )
+
+
+def make_uploads(settings: Settings) -> UploadStore:
+    return UploadStore(
+        settings.uploads_path,
+        max_bytes=settings.max_upload_bytes,
+        min_free_bytes=settings.min_free_bytes,
+    )
+
+
+def _make_pool(settings: Settings) -> ModelPool:
+    store = make_store(settings)
+    threads = settings.whisper_threads or max(
+        1, (os.cpu_count() or 1) // settings.celery_concurrency
+    )
+    load = functools.partial(
+        engines.load, store=store, threads=threads, workers=settings.celery_concurrency
+    )
+    memory = settings.model_pool_memory_mb * 2**20 or int(
+        MEMORY_SHARE * psutil.virtual_memory().total
+    )
+    limits = PoolLimits(
+        max_models=settings.model_pool_max_size,
+        max_instances=settings.model_pool_size,
+        max_bytes={"cpu": memory},
+        idle_seconds=settings.model_idle_seconds,
+    )
+    return ModelPool(limits, load=load)
+
+
+def pool_json(stats: PoolStats) -> dict[str, Any]:
+    """A pool's statistics as they stand in the worker's row."""
+    values = dataclasses.asdict(stats)
+    models = [{**dataclasses.asdict(model), "key": str(model.key)} for model in stats.models]
+    return {**values, "models": models}
+
+
+def _fetch(store: ModelStore, key: ModelKey, progress: Callable[[int, int | None], None]) -> object:
+    return engines.fetch(key, store, progress=progress)
+
+
+def _process_name() -> str:
+    # a pid comes again after a restart; the random part tells two lives apart
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+
+
+def _leave(sessions: Sessions, name: str) -> None:
+    try:
+        with get_db_session(sessions) as session:
+            workers.leave(session, name)
+    except (ServiceError, SQLAlchemyError):
+        logger.warning("left without taking leave of the database")
+
+
+def wait_for_model(settings: Settings) -> None:
+    """Wait until the default model's files are in the cache, at most MODEL_WAIT_SECONDS.
+
+    For workers without a way out, whose models another process brings.
+    """
+    key = model_key(settings, settings.whisper_engine, settings.whisper_model_size)
+    until = time.monotonic() + settings.model_wait_seconds
+    while time.monotonic() < until:
+        try:
+            engines.fetch(key, make_store(settings))
+        except ModelUnavailable:
+            logger.info("waiting for the model", extra={"model": str(key)})
+            time.sleep(min(5.0, settings.model_wait_seconds))
+        else:
+            return
+
+
+def run(app: Celery, process: ModelWorker | Maintenance, queues: Sequence[str], slots: int) -> None:
+    """Run Celery's worker in this process until it is told to stop."""
+
+    def ready(sender: Any, **_: object) -> None:
+        sender.timer.call_repeatedly(TICK_SECONDS, lambda: None)
+        logger.info("ready", extra={"worker": process.name, "queues": ",".join(queues)})
+
+    def stopping(**_: object) -> None:
+        process.drain()
+
+    worker_ready.connect(ready)
+    worker_shutting_down.connect(stopping)
+    process.start()
+    app.worker_main(
+        [
+            "worker",
+            "--pool=threads",
+            f"--concurrency={slots}",
+            f"--queues={','.join(queues)}",
+            "--without-gossip",
+            "--without-mingle",
+            "--task-events",
+            f"--hostname={process.name}",
+            "--loglevel=INFO",
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Start a worker process.")
+    parser.add_argument("--role", choices=("worker", "maintenance"), default="worker")
+    role = parser.parse_args(arguments).role
+    try:
+        settings = Settings.from_env()
+        catalogue.resolve(settings.whisper_model_size)
+        configure_logging(settings.log_level, settings.log_format)
+        app = make_celery(settings)
+        if role == "maintenance":
+            maintenance = Maintenance(settings, app)
+            tasks.equip(maintenance.sessions)
+            run(app, maintenance, (DLQ,), 1)
+            return
+        wait_for_model(settings)
+        worker = ModelWorker(settings, app)
+        tasks.equip(worker.sessions, worker.bench)
+        run(app, worker, settings.celery_queues, settings.celery_concurrency)
+    except SettingsError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
