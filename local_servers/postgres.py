@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import signal
 import stat
 import tempfile
@@ -13,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 import sqlalchemy
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from errors import LocalServerFailed
 from local_servers import programs
@@ -84,7 +85,6 @@ class PostgresServer(LocalServer):
         return ((signal.SIGQUIT, 8.0), (signal.SIGKILL, 5.0))
 
     def _prepare(self, deadline: float) -> None:
-        self._programs = self._installed() / f"pginstall{_MAJOR}" / "bin"
         if not self._is_initialised():
             self._initialise(deadline)
         self._sockets = self._socket_folder()
@@ -116,7 +116,8 @@ class PostgresServer(LocalServer):
     def _initialise(self, deadline: float) -> None:
         """Make the data folder aside and rename it, so that it is whole or absent."""
         for left in self._place.glob("initdb-*"):
-            remove(left)
+            # The initdb of a killed user may still be writing; then the next start deletes it.
+            shutil.rmtree(left, ignore_errors=True)
         scratch = Path(tempfile.mkdtemp(prefix="initdb-", dir=self._place))
         try:
             self._make_folder(scratch)
@@ -127,7 +128,7 @@ class PostgresServer(LocalServer):
 
     def _initdb(self, target: Path, deadline: float) -> None:
         command: list[str | Path] = [
-            self._programs / "initdb",
+            self._program("initdb"),
             f"--pgdata={target.name}",
             f"--username={_USER}",
             # Whoever can enter the socket's folder may be anybody: nobody else can.
@@ -144,6 +145,9 @@ class PostgresServer(LocalServer):
         done = self._run(command, deadline)
         if done.returncode != 0:
             raise self._explained("PostgreSQL's initdb failed.", done.stderr)
+
+    def _program(self, name: str) -> Path:
+        return self._wheel() / f"pginstall{_MAJOR}" / "bin" / name
 
     def _run(self, command: Sequence[str | Path], deadline: float) -> CompletedProcess[str]:
         left_seconds = max(1.0, deadline - time.monotonic())
@@ -162,7 +166,7 @@ class PostgresServer(LocalServer):
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         # Paths are relative: pg_ctl hands them to a shell with too little quoting.
         command: list[str | Path] = [
-            self._programs / "pg_ctl",
+            self._program("pg_ctl"),
             "--wait",
             f"--timeout={max(1, int(deadline - time.monotonic()))}",
             f"--pgdata={self.data.name}",
@@ -189,22 +193,27 @@ class PostgresServer(LocalServer):
 
     def _answers(self) -> bool:
         try:
-            self._make_database()
+            with self._connection():
+                return True
         except OperationalError:
             return False
-        return True
 
-    def _make_database(self) -> None:
+    def _furnish(self) -> None:
+        try:
+            with self._connection() as connection:
+                if not connection.scalar(_HAS_DATABASE, {"name": _DATABASE}):
+                    connection.execute(sqlalchemy.text(f"CREATE DATABASE {_DATABASE}"))
+        except DBAPIError as error:
+            raise LocalServerFailed(f"PostgreSQL has no database for us: {error.orig}") from error
+
+    def _connection(self) -> sqlalchemy.Connection:
         engine = sqlalchemy.create_engine(
             self.url_of("postgres"),
             poolclass=sqlalchemy.NullPool,
             isolation_level="AUTOCOMMIT",
             connect_args={"connect_timeout": _ANSWER_SECONDS},
         )
-        wanted = {"name": _DATABASE}
-        with engine.connect() as connection:
-            if not connection.scalar(_HAS_DATABASE, wanted):
-                connection.execute(sqlalchemy.text(f"CREATE DATABASE {_DATABASE}"))
+        return engine.connect()
 
     def _socket_folder(self) -> Path:
         """Return a folder whose path is short and plain enough for a socket."""

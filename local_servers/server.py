@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.05
 #: How long a running server that was found may take to answer before it is started anew.
-_ADOPT_SECONDS = 15.0
+_ADOPT_SECONDS = 5.0
 _LOG_BYTES_MAX = 10_000_000
 _LOG_TAIL_LINES = 12
 #: Where root keeps the data when the state folder is closed to everybody else.
@@ -53,7 +53,8 @@ class LocalServer(ABC):
             fast: Trade the safety of the data for speed; for tests.
             spare_folder: Where root puts the data when others cannot enter ``folder``.
         """
-        self._folder = folder.absolute()
+        # One spelling, because the server is recognised by it.
+        self._folder = folder.resolve()
         self._fast = fast
         self._spare_folder = spare_folder
         self._account: programs.Account | None = None
@@ -74,9 +75,11 @@ class LocalServer(ABC):
         deadline = time.monotonic() + timeout_seconds
         with self._translated(), self._locked(deadline):
             self._settle()
+            self._ensure_reachable()
             self._prepare(deadline)
             if not self._adopt(deadline):
                 self._bring_up(deadline)
+            self._furnish()
             self._join()
         logger.info("local server ready", extra={"server": self.title})
         return self.url
@@ -87,12 +90,15 @@ class LocalServer(ABC):
         Raises:
             LocalServerFailed: it does not end, not even by force.
         """
+        if not self._folder.exists():
+            return True
         deadline = time.monotonic() + timeout_seconds
         with self._translated(), self._locked(deadline):
             if not self._leave():
                 return False
             self._settle()
             self._bring_down(timeout_seconds)
+            self._clear()
         return True
 
     @property
@@ -140,6 +146,10 @@ class LocalServer(ABC):
         """Whether the server that runs is ours and takes commands."""
 
     @abstractmethod
+    def _furnish(self) -> None:
+        """Make what clients expect to find in a server that answers."""
+
+    @abstractmethod
     def _clear(self) -> None:
         """Remove what a server that is down has left outside of its data folder."""
 
@@ -147,12 +157,20 @@ class LocalServer(ABC):
 
     def _settle(self) -> None:
         """Find out where the data is and whose it is."""
-        self._place = self._folder
+        self._place = self._remembered("place") or self._folder
         self._account = programs.account_for(self.data)
-        if programs.may_enter(self._folder, self._account):
+
+    def _ensure_reachable(self) -> None:
+        """Move to a place that the server's account can enter, where ours is closed to it."""
+        if programs.may_enter(self._place, self._account):
             return
-        self._place = self._remembered("place") or self._spare_place()
+        self._place = self._spare_place()
         self._account = programs.account_for(self.data)
+        if not programs.may_enter(self._place, self._account):
+            raise LocalServerFailed(
+                f"{self.title} runs as another account than root, which can enter neither "
+                f"{self._folder} nor {self._place}: set STATE_DIR to a folder that it can."
+            )
 
     def _spare_place(self) -> Path:
         self._spare_folder.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -186,7 +204,7 @@ class LocalServer(ABC):
         if self._account is not None:
             self._account.give(path)
 
-    def _installed(self) -> Path:
+    def _wheel(self) -> Path:
         return programs.installed(
             self.package,
             self.distribution,
@@ -230,15 +248,15 @@ class LocalServer(ABC):
         signals = ((self._nicely, timeout_seconds), *self._signals)
         if process is not None and not programs.end(process, signals):
             raise LocalServerFailed(f"{self.title} (process {process.pid}) cannot be stopped.")
-        self._clear()
 
     def _process(self) -> psutil.Process | None:
-        """Return the server's main process: the one whose parent is not the server too."""
+        """Return the server's main process; its children bear other names or have it as parent."""
         family = programs.running(self.program, self._marker)
         pids = {process.pid for process in family}
         for process in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if process.ppid() not in pids:
+            with contextlib.suppress(psutil.Error):
+                is_main = Path(process.cmdline()[0]).name == self.program
+                if is_main and process.ppid() not in pids:
                     return process
         return None
 
@@ -307,6 +325,8 @@ class LocalServer(ABC):
         try:
             return _flock(descriptor, fcntl.LOCK_EX)
         finally:
+            # Said aloud, because a child that was forked may hold the descriptor too.
+            _flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
 

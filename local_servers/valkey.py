@@ -5,6 +5,7 @@ import json
 import secrets
 import signal
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -75,9 +76,11 @@ class ValkeyServer(LocalServer):
         return ((signal.SIGKILL, 5.0),)
 
     def _prepare(self, deadline: float) -> None:
-        (self._program,) = (self._installed() / "_binaries").glob("*/valkey-server")
         self._make_folder(self.data)
         self._address = self._known_address() or self._new_address()
+
+    def _furnish(self) -> None:
+        """Nothing: clients make what they need."""
 
     def _known_address(self) -> Address | None:
         with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
@@ -91,20 +94,27 @@ class ValkeyServer(LocalServer):
 
     def _launch(self, deadline: float) -> None:
         for _ in range(_LAUNCHES):
+            if not _is_free(self._address.port):
+                self._address = self._new_address()
             self._write_configuration()
-            done = programs.run(
-                [self._program, self._configuration],
-                cwd=self._place,
-                account=self._account,
-                timeout_seconds=_LAUNCH_SECONDS,
-            )
-            if done.returncode != 0:
-                raise self._explained("Valkey did not start.", done.stderr or done.stdout)
+            self._run()
             process = self._process()
             if process is not None and self._comes_to_answer(process, deadline):
                 return
-            # Most likely somebody has the port by now.
-            self._address = self._new_address()
+            if time.monotonic() > deadline:
+                return
+            # It ended at once: most likely somebody took the port since we looked.
+
+    def _run(self) -> None:
+        (program,) = (self._wheel() / "_binaries").glob("*/valkey-server")
+        done = programs.run(
+            [program, self._configuration],
+            cwd=self._place,
+            account=self._account,
+            timeout_seconds=_LAUNCH_SECONDS,
+        )
+        if done.returncode != 0:
+            raise self._explained("Valkey did not start.", done.stderr or done.stdout)
 
     def _write_configuration(self) -> None:
         """Write the settings to a file, since the password must not be on a command line."""
@@ -156,6 +166,17 @@ def _quoted(path: Path) -> str:
     if "\n" in text:
         raise LocalServerFailed("A line break in a folder's name is more than Valkey takes.")
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As Valkey does: connections of its predecessor that linger are no obstacle.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+        except OSError:
+            return False
+        return True
 
 
 def _free_port() -> int:
