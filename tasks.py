@@ -313,8 +313,13 @@ class Attempt:
         except (LeaseLost, DatabaseUnavailable) as lost:
             logger.warning("the end was not written", extra={"why": lost.code})
             return
-        log = logger.warning if isinstance(error, ServiceError) else logger.error
-        log("attempt failed", extra={"code": failure.code, "status": status}, exc_info=error)
+        # a fault of the input needs no traceback in the log; the error log has it anyway
+        expected = isinstance(error, ServiceError) and not error.retryable
+        logger.warning(
+            "attempt failed",
+            extra={"code": failure.code, "status": status},
+            exc_info=None if expected else error,
+        )
         if status is JobStatus.FAILED:
             self._bench.doorbell.ring(DEAD_LETTER, self._lease.job_id, DLQ)
 

@@ -316,19 +316,19 @@ def run(app: Celery, process: ModelWorker | Maintenance, queues: Sequence[str], 
     worker_ready.connect(ready)
     worker_shutting_down.connect(stopping)
     process.start()
-    app.worker_main(
-        [
-            "worker",
-            "--pool=threads",
-            f"--concurrency={slots}",
-            f"--queues={','.join(queues)}",
-            "--without-gossip",
-            "--without-mingle",
-            "--task-events",
-            f"--hostname={process.name}",
-            "--loglevel=INFO",
-        ]
+    worker = app.Worker(
+        hostname=process.name,
+        pool_cls="threads",
+        concurrency=slots,
+        queues=list(queues),
+        without_gossip=True,
+        without_mingle=True,
+        task_events=True,
+        loglevel="INFO",
+        quiet=True,  # no banner
     )
+    worker.start()
+    sys.exit(worker.exitcode or 0)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,0 +1,51 @@
+# CPython 3.11 with venv is all that these need; they set up the rest in .venv.
+#   make run           serve on 127.0.0.1:8000, with servers of its own where none are set
+#   make test          run every test
+#   make check         lint and type-check
+#   make bench         measure, and print ratios
+#   make test-compose  build the Compose stack, use it, take it down (needs Docker)
+
+PYTHON ?= python3
+# PyTorch's CPU index, where its default build would bring CUDA; pip's own settings apply as well.
+TORCH_INDEX ?=
+PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet
+INSTALL = $(PIP) install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+REQUIREMENTS = requirements.txt requirements-web.txt requirements-local.txt constraints.txt
+
+.PHONY: run test check bench test-compose clean
+
+run: .venv/run
+	@exec .venv/bin/python serve.py
+
+test: .venv/dev
+	@CI="$${CI:-}" .venv/bin/python -m pytest -n auto --dist worksteal --cov --cov-report=term:skip-covered $(ARGS)
+
+check: .venv/dev
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy .
+
+bench: .venv/dev
+	.venv/bin/python -m bench $(ARGS)
+
+test-compose: .venv/dev
+	.venv/bin/python -m pytest -m compose tests/compose $(ARGS)
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache htmlcov .coverage*
+
+.venv/python:
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ...")'
+	@echo "Making a virtual environment in .venv ..."
+	@$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/run: .venv/python $(REQUIREMENTS)
+	@echo "Installing into .venv (the first time takes some minutes) ..."
+	@$(INSTALL) -r requirements.txt -r requirements-local.txt
+	@touch $@
+
+.venv/dev: .venv/run requirements-dev.txt
+	@echo "Installing what the tests need ..."
+	@$(INSTALL) -r requirements-dev.txt
+	@touch $@

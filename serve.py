@@ -1,0 +1,358 @@
+"""``make run``: the whole service on this machine, from its first start to Ctrl-C.
+
+Starts PostgreSQL and Valkey where none are set, migrates, starts web, worker and maintenance,
+transcribes a sample through the public API, and stays. Each process is in a session of its own,
+so Ctrl-C reaches only this one, which ends the others in order; no job is lost by it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import httpx2
+
+from config import PROJECT_DIR, Settings
+from errors import ServiceError, SettingsError
+from local_servers import PostgresServer, ValkeyServer
+from local_servers.server import LocalServer
+
+SAMPLE: Final = PROJECT_DIR / "samples" / "digits-en.wav"
+POLL_SECONDS: Final = 0.1
+READY_SECONDS: Final = 60.0
+SAMPLE_SECONDS: Final = 180.0
+#: A process that ends by itself is started again, unless it does so this often in a row.
+MAX_RESTARTS: Final = 5
+SETTLED_SECONDS: Final = 30.0
+#: What this way of running chooses where nobody did: a model that needs no download, and an end
+#: that does not keep somebody waiting at a terminal.
+OWN_DEFAULTS: Final = {"whisper_model_size": "demo", "drain_seconds": "2"}
+#: How long a process may take to end beyond what it promises.
+GRACE_SECONDS: Final = 15.0
+
+
+class StartFailed(Exception):
+    """The service did not come up; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One process of the service."""
+
+    name: str
+    arguments: tuple[str, ...]
+
+
+class Supervised:
+    """One process that is kept running, with its log in a file."""
+
+    def __init__(self, program: Program, environment: Mapping[str, str], log: Path) -> None:
+        self.name = program.name
+        self.log = log
+        self._arguments = [sys.executable, *program.arguments]
+        self._environment = environment
+        self._restarts = 0
+        self._started_at = 0.0
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._started_at = time.monotonic()
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                self._arguments,
+                cwd=PROJECT_DIR,
+                env=dict(self._environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def keep(self) -> None:
+        """Start it again if it has ended.
+
+        Raises:
+            StartFailed: It ends again and again.
+        """
+        status = self.process.poll()
+        if status is None:
+            return
+        if time.monotonic() - self._started_at > SETTLED_SECONDS:
+            self._restarts = 0
+        if self._restarts >= MAX_RESTARTS:
+            raise StartFailed(f"{self.name} ends again and again:\n{tail(self.log)}")
+        self._restarts += 1
+        say(f"{self.name} ended with status {status}: starting it again (log: {self.log})")
+        self.process = self._start()
+
+    def require_running(self) -> None:
+        """Notice while starting that it could not.
+
+        Raises:
+            StartFailed: It has ended.
+        """
+        if self.process.poll() is not None:
+            raise StartFailed(f"{self.name} did not start:\n{tail(self.log)}")
+
+    def terminate(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+
+    def end(self, until: float) -> None:
+        """Wait until ``until`` on the monotonic clock, then insist."""
+        try:
+            self.process.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            say(f"{self.name} does not end: killing it")
+            self.process.kill()
+            self.process.wait()
+
+
+class Interrupts:
+    """Ctrl-C and SIGTERM: the first asks for an orderly end, the second for a quick one."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.insisted = threading.Event()
+        signal.signal(signal.SIGINT, self._note)
+        signal.signal(signal.SIGTERM, self._note)
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        (self.insisted if self.asked.is_set() else self.asked).set()
+
+
+def say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201 - this is the terminal's own program
+
+
+def tail(log: Path, lines: int = 12) -> str:
+    text = log.read_text("utf-8", errors="replace") if log.exists() else ""
+    return "\n".join(f"    {line}" for line in text.splitlines()[-lines:])
+
+
+@contextlib.contextmanager
+def only_one(state_dir: Path) -> Iterator[None]:
+    """Hold the state folder for this run.
+
+    Raises:
+        StartFailed: Another run holds it.
+    """
+    with (state_dir / "serve.lock").open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StartFailed(
+                f"The service is running already on {state_dir}. Stop it with Ctrl-C there, "
+                "or set STATE_DIR and PORT for a second one."
+            ) from None
+        yield
+
+
+def require_free(host: str, port: int) -> None:
+    """Check that the web process can listen.
+
+    Raises:
+        StartFailed: Somebody else does.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise StartFailed(
+                f"Port {port} on {host} cannot be had ({error.strerror}). "
+                f"Choose another one: PORT={port + 1} make run"
+            ) from None
+
+
+def start_servers(settings: Settings, stack: contextlib.ExitStack) -> dict[str, str]:
+    """Start what no variable points at; returns the variables that point at it."""
+    found: dict[str, str] = {}
+    servers: list[tuple[str, type[LocalServer], str, object]] = [
+        ("DATABASE_URL", PostgresServer, "postgres", settings.database_url),
+        ("REDIS_URL", ValkeyServer, "valkey", settings.celery_broker_url or settings.redis_url),
+    ]
+    for variable, server, folder, given in servers:
+        if given is None:
+            local = server(settings.state_dir.absolute() / folder)
+            found[variable] = local.start()
+            stack.callback(local.stop)
+    return found
+
+
+def migrate(environment: Mapping[str, str]) -> None:
+    """Bring the database to the newest migration.
+
+    Raises:
+        StartFailed: It cannot be.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "alembic", "-c", PROJECT_DIR / "alembic.ini", "upgrade", "head"],
+        env=dict(environment),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise StartFailed(f"The database cannot be migrated:\n{done.stderr.strip()[-2000:]}")
+
+
+def programs(settings: Settings) -> tuple[Program, ...]:
+    return (
+        Program("web", ("app.py",)),
+        Program("maintenance", ("worker.py", "--role", "maintenance")),
+        Program("worker", ("worker.py",)),
+    )
+
+
+def address(settings: Settings) -> str:
+    host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104
+    return f"http://{host}:{settings.port}"
+
+
+def wait_until_ready(client: httpx2.Client, running: list[Supervised], stop: Interrupts) -> bool:
+    """Wait until a job can be submitted; False when told to stop meanwhile.
+
+    Raises:
+        StartFailed: A process ended, or it takes too long.
+    """
+    until = time.monotonic() + READY_SECONDS
+    while time.monotonic() < until:
+        for program in running:
+            program.require_running()
+        with contextlib.suppress(httpx2.HTTPError):
+            if client.get("/ready").status_code == httpx2.codes.OK:
+                return True
+        if stop.asked.wait(POLL_SECONDS):
+            return False
+    raise StartFailed(f"The service is not ready after {READY_SECONDS:.0f} s: see {running[0].log}")
+
+
+def try_sample(client: httpx2.Client, stop: Interrupts) -> str:
+    """Transcribe the sample as a client would; returns what to tell of it."""
+    began = time.monotonic()
+    with SAMPLE.open("rb") as file:
+        answer = client.post("/transcribe/", files={"file": (SAMPLE.name, file)})
+    if answer.is_error:
+        return f"The sample was refused: {answer.text}"
+    job = answer.json()
+    while job["status"] in {"pending", "processing"}:
+        if stop.asked.wait(POLL_SECONDS) or time.monotonic() - began > SAMPLE_SECONDS:
+            return "The sample is still being transcribed."
+        job = client.get(f"/jobs/{job['job_id']}").json()
+    if job["status"] != "completed":
+        return f"The sample {job['status']}: {job.get('error_message')}"
+    took = time.monotonic() - began
+    return (
+        f"{SAMPLE.name} ({job['duration']:.1f} s of speech) took {took:.1f} s "
+        f"with the model {job['model_size']}:\n\n    {job['transcription']}\n"
+    )
+
+
+def greet(settings: Settings, key_file: Path, model: str) -> None:
+    url = address(settings)
+    key = f"$(cat {shlex.quote(str(key_file))})"
+    say(f"Serving at {url} (documentation at {url}/docs). Transcribe a file of yours:\n")
+    say(f'    curl -H "X-API-Key: {key}" -F file=@talk.mp3 {url}/transcribe/\n')
+    if model == "demo":
+        say("The model is `demo`: it knows spoken digits in English, Spanish and German, and")
+        say("nothing else. A real one is downloaded when you start with, for example:\n")
+        say("    WHISPER_MODEL_SIZE=turbo make run\n")
+    say(f"Logs are in {settings.state_dir / 'logs'}. Ctrl-C stops everything and loses no job.")
+
+
+def environment_of(settings: Settings, found: Mapping[str, str]) -> dict[str, str]:
+    """What the processes of the service get: ours, and where the servers are."""
+    defaults = {
+        name.upper(): value
+        for name, value in OWN_DEFAULTS.items()
+        if name not in settings.model_fields_set
+    }
+    return {
+        **os.environ,  # noqa: TID251 - handed on, not read
+        **defaults,
+        **found,
+        "STATE_DIR": str(settings.state_dir.absolute()),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def model_of(settings: Settings) -> str:
+    given = "whisper_model_size" in settings.model_fields_set
+    return settings.whisper_model_size if given else OWN_DEFAULTS["whisper_model_size"]
+
+
+def serve(settings: Settings, stop: Interrupts) -> None:
+    """Run until interrupted.
+
+    Raises:
+        StartFailed: Something did not come up, or does not stay up.
+    """
+    began = time.monotonic()
+    require_free(settings.host, settings.port)
+    logs = settings.state_dir / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        say("Starting ...")
+        environment = environment_of(settings, start_servers(settings, stack))
+        migrate(environment)
+        running: list[Supervised] = []
+        stack.callback(stop_all, running, settings, stop)
+        for program in programs(settings):
+            running.append(Supervised(program, environment, logs / f"{program.name}.log"))  # noqa: PERF401 - each counts once started
+        key_file = settings.state_dir / "admin.key"
+        with httpx2.Client(base_url=address(settings), timeout=30) as client:
+            if not wait_until_ready(client, running, stop):
+                return
+            say(f"Ready after {time.monotonic() - began:.1f} s.\n")
+            if key_file.exists():
+                client.headers["X-API-Key"] = key_file.read_text("utf-8").strip()
+                say(try_sample(client, stop))
+        greet(settings, key_file, model_of(settings))
+        while not stop.asked.wait(1.0):
+            for supervised in running:
+                supervised.keep()
+
+
+def stop_all(running: list[Supervised], settings: Settings, stop: Interrupts) -> None:
+    """End the processes in order: first what takes jobs in, then what works on them."""
+    say("\nStopping: running jobs are handed back, and go on at the next start ...")
+    for program in running:
+        program.terminate()
+    until = time.monotonic() + settings.drain_seconds + settings.drain_force_seconds + GRACE_SECONDS
+    while any(p.process.poll() is None for p in running) and time.monotonic() < until:
+        if stop.insisted.wait(POLL_SECONDS):
+            until = time.monotonic()
+    for program in running:
+        program.end(until)
+    say("Stopped.")
+
+
+def main() -> int | str:
+    try:
+        settings = Settings.from_env()
+        settings.state_dir.mkdir(parents=True, exist_ok=True)
+        with only_one(settings.state_dir):
+            serve(settings, Interrupts())
+    except (StartFailed, SettingsError) as error:
+        return str(error)
+    except ServiceError as error:
+        return error.message
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
