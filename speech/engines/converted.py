@@ -1,0 +1,118 @@
+"""A model in CTranslate2's form: put here, cached, made from a checkpoint, or fetched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils.tqdm import tqdm
+
+import errors
+from speech.engines.catalogue import ModelSpec
+from speech.engines.downloads import Progress
+from speech.engines.store import ModelStore, is_converted, logged
+
+#: As faster-whisper has it.
+_PATTERNS = [
+    "config.json",
+    "preprocessor_config.json",
+    "model.bin",
+    "tokenizer.json",
+    "vocabulary.*",
+]
+
+
+def fetch(spec: ModelSpec, store: ModelStore, *, progress: Progress) -> Path:
+    """Return the model's folder; see ``speech.engines.fetch``.
+
+    What is here wins over what could be downloaded: a folder that the operator put in the cache,
+    the hub's cache, openai-whisper's checkpoint.
+    """
+    here = store.placed(spec) or _cached(spec, store)
+    if here is not None:
+        return here
+    mirrored = store.base_url is not None and store.hub_endpoint is None
+    if spec.hub_repository is None or mirrored or store.has_checkpoint(spec):
+        return store.converted(spec, _convert, progress)
+    if not store.download_allowed:
+        raise _unavailable(spec, store, "downloads are switched off")
+    with store.locked(f"faster-whisper-{spec.name}", progress):
+        return _download(spec, spec.hub_repository, store, logged(progress, spec.name))
+
+
+def _convert(checkpoint: Path, folder: Path) -> None:
+    # A worker that only runs CTranslate2 has no torch in its memory until it converts.
+    from speech.engines.convert import convert  # noqa: PLC0415
+
+    convert(checkpoint, folder)
+
+
+def _cached(spec: ModelSpec, store: ModelStore) -> Path | None:
+    if spec.hub_repository is None or not store.cache_dir.is_dir():
+        return None
+    try:
+        folder = Path(
+            snapshot_download(
+                spec.hub_repository,
+                revision=spec.hub_revision,
+                cache_dir=store.cache_dir,
+                allow_patterns=_PATTERNS,
+                local_files_only=True,
+            )
+        )
+    except LocalEntryNotFoundError:
+        return None
+    # Of a download that broke off, the folder may be there without all of its files.
+    return folder if is_converted(folder) else None
+
+
+def _download(spec: ModelSpec, repository: str, store: ModelStore, progress: Progress) -> Path:
+    try:
+        folder = Path(
+            snapshot_download(
+                repository,
+                revision=spec.hub_revision,
+                cache_dir=store.cache_dir,
+                allow_patterns=_PATTERNS,
+                endpoint=store.hub_endpoint,
+                tqdm_class=_bar(progress),
+                max_workers=2,
+            )
+        )
+    except (OSError, ValueError, httpx2.HTTPError) as error:
+        raise _unavailable(spec, store, f"it could not be fetched ({error})") from error
+    if not is_converted(folder):
+        raise _unavailable(spec, store, "the repository lacks some of its files")
+    return folder
+
+
+def _unavailable(spec: ModelSpec, store: ModelStore, reason: str) -> errors.ModelUnavailable:
+    return errors.ModelUnavailable(
+        f"The model {spec.name} is not here for faster-whisper, and {reason}. Put the files of "
+        f"https://huggingface.co/{spec.hub_repository} in {store.cache_dir}"
+        f"/faster-whisper-{spec.name}, or {spec.checkpoint_url} at "
+        f"{store.checkpoint_path(spec)}.",
+        model=spec.name,
+    )
+
+
+def _bar(progress: Progress) -> type[Any]:
+    """The hub's progress bar that shows nothing and tells ``progress`` instead."""
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs["disable"] = True
+            super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]  # as they wrote it
+            self.total = kwargs.get("total")
+            self.in_bytes = kwargs.get("unit") == "B"
+            self.done = 0
+
+        def update(self, n: float | None = 1) -> None:
+            self.done += int(n or 0)
+            if self.in_bytes:
+                progress(self.done, int(self.total or 0) or None)
+
+    return Bar
