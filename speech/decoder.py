@@ -1,0 +1,397 @@
+"""The decode child: a program of its own, and the only one that ever looks inside an upload.
+
+It reads media from one descriptor and writes samples to another. It takes nothing else from the
+service, no name, no environment, no module of ours, only the standard library and PyAV; and before
+the first byte is read it gives up memory, time and the right to open anything. So whatever a file
+makes it do, it can neither read another file nor reach a network.
+
+    decoder.py '{"source": 3, "target": 4, "limits": {...}}'      (target null: read the header)
+
+Standard input is a lifeline: the child ends when it does. The last line of standard output is the
+answer, ``{"media": {...}}`` or ``{"error": code, "data": {...}}`` with a code of ``errors.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import functools
+import io
+import json
+import os
+import re
+import resource
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import av
+import av.subtitles.codeccontext  # PyAV would import these two late, when nothing can be opened
+import av.subtitles.stream
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.filter import Graph
+from av.packet import Packet
+from av.stream import Discard, Disposition
+
+SAMPLE_RATE_HZ = 16_000
+
+#: The demuxers that may look at an upload. Those that follow names in a file (hls, concat, dash,
+#: sdp, image2 …) are absent, and so is whatever is seldom used and seldom looked after.
+CONTAINERS = (
+    "aac,ac3,aiff,amr,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,w64,wav,wv"
+)
+#: The decoders that may run: none for pictures, because probing opens those of streams that nobody
+#: asked for, and they are the ones with the bad record (CVE-2026-8461).
+DECODERS = (
+    "aac,aac_latm,ac3,adpcm_ima_qt,adpcm_ima_wav,adpcm_ms,alac,amrnb,amrwb,dca,eac3,flac,g722,g726,"
+    "gsm,gsm_ms,libopus,mp1,mp1float,mp2,mp2float,mp3,mp3float,opus,pcm_alaw,pcm_bluray,pcm_f32be,"
+    "pcm_f32le,pcm_f64be,pcm_f64le,pcm_mulaw,pcm_s16be,pcm_s16le,pcm_s24be,pcm_s24le,pcm_s32be,"
+    "pcm_s32le,pcm_s8,pcm_u8,speex,vorbis,wavpack,wmalossless,wmapro,wmav1,wmav2,wmavoice"
+)
+LENGTHLESS = {"aac", "ac3", "amr", "eac3", "mp3"}  # FFmpeg guesses, from the bit rate
+_OUT_OF_MEMORY = b'{"error": "resource_limit", "data": {}}'  # no memory to write it with
+
+
+class Refused(Exception):
+    """The file is not accepted, for a reason that has a code."""
+
+    def __init__(self, code: str, **figures: float) -> None:
+        self.reply = json.dumps({"error": code, "data": figures}).encode()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """``speech.audio.DecodeLimits``, as it came over."""
+
+    max_audio_seconds: float
+    max_memory_bytes: int
+    timeout_seconds: float
+    max_channels: int
+    max_streams: int
+    min_sample_rate_hz: int
+    max_sample_rate_hz: int
+    max_damaged_packets: int
+
+
+class Upload:
+    """The upload as FFmpeg may see it: with no name to guess from or to resolve others against."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._offset = 0
+        self.error: OSError | None = None  # the disk's fault, not the file's
+
+    def read(self, size: int) -> bytes:
+        data = self.peek(self._offset, size)
+        self._offset += len(data)
+        return data
+
+    def peek(self, offset: int, size: int) -> bytes:
+        try:
+            return os.pread(self._descriptor, size, offset)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = (0, self._offset, os.fstat(self._descriptor).st_size)[whence]
+        if base + offset < 0:
+            raise ValueError("before the start")
+        self._offset = base + offset
+        return self._offset
+
+    def tell(self) -> int:
+        return self._offset
+
+
+def main(request: dict[str, Any]) -> NoReturn:
+    """Answer and end at once, without goodbyes: FFmpeg may be in any state."""
+    try:
+        limits = Limits(**request["limits"])
+        status = _confine(limits, writes=request["target"] is not None)
+        media = _answer(request["source"], request["target"], limits)
+        media["peak_memory_bytes"] = _peak_memory_bytes(status)
+        reply = json.dumps({"media": media}).encode()
+    except Refused as refused:
+        reply = refused.reply
+    except MemoryError:
+        reply = _OUT_OF_MEMORY
+    except BaseException:  # noqa: BLE001 - the outermost frame of a program
+        os.write(1, traceback.format_exc()[-4096:].encode(errors="replace"))
+        os._exit(1)
+    os.write(1, reply)
+    os._exit(0)
+
+
+def _confine(limits: Limits, *, writes: bool) -> int | None:
+    """Give up all that decoding does not need. Returns a descriptor of our status, on Linux."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a thread that blocks some may have started us
+    for number in (signal.SIGALRM, signal.SIGIO, signal.SIGXCPU):
+        signal.signal(number, signal.SIG_DFL)
+    _die_with_parent()
+    signal.setitimer(signal.ITIMER_REAL, limits.timeout_seconds)
+
+    status = None
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # /proc may be hidden
+            status = os.open("/proc/self/status", os.O_RDONLY)
+            # If memory runs out all the same, the kernel is to take us and not the worker.
+            os.write(os.open("/proc/self/oom_score_adj", os.O_WRONLY), b"1000")
+        _lower(resource.RLIMIT_AS, limits.max_memory_bytes)
+    _lower(resource.RLIMIT_CPU, limits.timeout_seconds + 1)
+    _lower(resource.RLIMIT_FSIZE, writes * (limits.max_audio_seconds + 1) * SAMPLE_RATE_HZ * 4)
+    _lower(resource.RLIMIT_CORE, 0)
+    _lower(resource.RLIMIT_NPROC, 0)  # no process, no thread (root is exempt)
+    _lower(resource.RLIMIT_NOFILE, 0)  # from here on open() and socket() fail
+    return status
+
+
+def _lower(kind: int, value: float) -> None:
+    hard = resource.getrlimit(kind)[1]
+    limit = int(value) if hard == resource.RLIM_INFINITY else min(int(value), hard)
+    resource.setrlimit(kind, (limit, limit))
+
+
+def _die_with_parent() -> None:
+    """Let the kernel end us when the parent's end of the lifeline closes, however it closes.
+
+    PR_SET_PDEATHSIG would follow the thread that started us, and not see a parent already gone.
+    """
+    fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(0, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)  # SIGIO, which ends a process
+    with contextlib.suppress(BlockingIOError):
+        os.read(0, 1)  # nothing is ever written there: it has closed already
+        os._exit(1)
+
+
+def _peak_memory_bytes(status: int | None) -> int | None:
+    """Return the most that was resident at once (``ru_maxrss`` would include our parent's)."""
+    found = status and re.search(rb"VmHWM:\s+(\d+) kB", os.pread(status, 8192, 0))
+    return int(found[1]) * 1024 if found else None
+
+
+def _answer(source: int, target: int | None, limits: Limits) -> dict[str, Any]:
+    upload = Upload(source)
+    try:
+        with _open(upload) as container:
+            stream = _choose(container, limits)
+            media = _describe(container, stream, upload)
+            if media["declared_seconds"] and not media["estimated"]:
+                _check_length(media["declared_seconds"], limits)
+            _check_shape(media["sample_rate_hz"], media["channels"], limits)
+            if target is not None:
+                media |= _Decoding(limits, target).run(container, stream)
+            return media
+    finally:
+        # FFmpeg takes a disk that fails for a file that ends; only we know better.
+        if upload.error is not None:
+            raise Refused("storage_unavailable") from upload.error
+
+
+def _open(upload: Upload) -> InputContainer:
+    lists = {"protocol_whitelist": "none", "format_whitelist": CONTAINERS}
+    lists["codec_whitelist"] = DECODERS
+    try:
+        return av.open(upload, "r", options=lists, io_open=_refuse, metadata_errors="replace")
+    except MemoryError:
+        raise
+    except (FFmpegError, ValueError) as error:
+        raise Refused("not_audio") from error
+
+
+def _refuse(url: str, flags: int, options: dict[str, str]) -> NoReturn:
+    raise PermissionError("an upload opens nothing")
+
+
+def _choose(container: InputContainer, limits: Limits) -> AudioStream:
+    """Return the best audio stream that we may decode; the others are told to stay silent."""
+    streams = container.streams
+    if len(streams) > limits.max_streams:
+        raise Refused("too_many_streams", streams=len(streams))
+    if not streams.audio:
+        raise Refused("no_audio_stream")
+    allowed = DECODERS.split(",")
+    readable = [s for s in streams.audio if s.codec_context and s.codec_context.name in allowed]
+    if not readable:
+        raise Refused("not_audio")
+    best = streams.best("audio")
+    chosen = best if best in readable and isinstance(best, AudioStream) else readable[0]
+    for stream in streams:
+        if stream is not chosen:
+            stream.discard = Discard.all
+    return chosen
+
+
+def _describe(container: InputContainer, stream: AudioStream, upload: Upload) -> dict[str, Any]:
+    if stream.duration is not None and stream.time_base is not None:
+        seconds = float(stream.duration * stream.time_base)
+    else:  # that of the longest stream
+        seconds = (container.duration or 0) / av.time_base
+    name = container.format.name
+    pictures = (s.disposition & Disposition.attached_pic for s in container.streams.video)
+    return {
+        "container": name,
+        "codec": stream.codec_context.codec.canonical_name,
+        "channels": stream.codec_context.channels,
+        "sample_rate_hz": stream.codec_context.sample_rate,
+        "declared_seconds": seconds if seconds > 0 else None,
+        "estimated": name in LENGTHLESS and not _counts_its_frames(upload),
+        "video": not all(pictures),
+    }
+
+
+def _counts_its_frames(upload: Upload) -> bool:
+    """Tell whether an MP3's first frame says how many follow, as LAME's do."""
+    head = upload.peek(0, 10)
+    start = 0
+    if head.startswith(b"ID3"):  # the tag's length follows, seven bits a byte
+        start = 10 + functools.reduce(lambda size, byte: size << 7 | byte, head[6:], 0)
+    return re.search(rb"Xing|Info|VBRI", upload.peek(start, 2048)) is not None
+
+
+def _check_length(seconds: float, limits: Limits) -> None:
+    if seconds > limits.max_audio_seconds:
+        raise Refused("audio_too_long", audio_seconds=seconds)
+
+
+def _check_shape(sample_rate_hz: int, channels: int, limits: Limits) -> None:
+    if not sample_rate_hz or not channels:
+        raise Refused("not_audio")
+    if not limits.min_sample_rate_hz <= sample_rate_hz <= limits.max_sample_rate_hz:
+        raise Refused("bad_sample_rate", sample_rate_hz=sample_rate_hz)
+    if channels > limits.max_channels:
+        raise Refused("too_many_channels", channels=channels)
+
+
+class _Decoding:
+    """One stream on its way into a file of samples: float32, mono, 16 kHz, in [-1, 1)."""
+
+    def __init__(self, limits: Limits, target: int) -> None:
+        self._limits = limits
+        # Never closed, because closing writes what is left, which after an error nobody wants.
+        self._file = io.BufferedWriter(io.FileIO(target, "wb"), 1 << 20)
+        self._graph: Graph | None = None
+        self._shape: tuple[str, str, int] | None = None
+        self._seconds = 0.0
+        self._damaged = 0
+        self._damaged_in_a_row = 0
+
+    def run(self, container: InputContainer, stream: AudioStream) -> dict[str, int]:
+        stream.codec_context.thread_count = 1
+        for packet in self._packets(container, stream):
+            self._decode(packet)
+            if self._damaged_in_a_row > self._limits.max_damaged_packets:
+                break
+        self._drain()
+        with _disk_errors():
+            self._file.flush()
+        if not self._seconds:
+            raise Refused("not_audio" if self._damaged else "no_audio_samples")
+        return {"damaged_packets": self._damaged, "damaged_at_end": self._damaged_in_a_row}
+
+    def _packets(self, container: InputContainer, stream: AudioStream) -> Iterator[Packet[Any]]:
+        """Yield packets, past damaged places, until the end or too much damage in a row."""
+        while self._damaged_in_a_row <= self._limits.max_damaged_packets:
+            with self._forgiving():
+                yield from container.demux(stream)
+                return
+
+    def _decode(self, packet: Packet[Any]) -> None:
+        frames: list[Any] = []
+        with self._forgiving():
+            frames = packet.decode()
+        for frame in frames:
+            if isinstance(frame, AudioFrame) and frame.samples:
+                self._damaged_in_a_row = 0
+                self._take(frame)
+
+    @contextlib.contextmanager
+    def _forgiving(self) -> Iterator[None]:
+        try:
+            yield
+        except MemoryError:  # FFmpeg's is an FFmpegError too
+            raise
+        except FFmpegError:
+            self._damaged += 1
+            self._damaged_in_a_row += 1
+
+    def _take(self, frame: AudioFrame) -> None:
+        # Before resampling: three frames at 1 Hz would become gigabytes in one call.
+        _check_shape(frame.sample_rate, frame.layout.nb_channels, self._limits)
+        self._seconds += frame.samples / frame.sample_rate
+        _check_length(self._seconds, self._limits)
+        shape = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if shape != self._shape:  # a broadcast may change it as it goes
+            self._drain()
+            self._graph, self._shape = _converter(frame), shape
+        frame.pts = None  # times that a hostile file invents would overflow when rescaled
+        self._push(frame)
+
+    def _drain(self) -> None:
+        self._push(None)
+        self._graph = None
+
+    def _push(self, frame: AudioFrame | None) -> None:
+        if self._graph is None:
+            return
+        self._graph.push(frame)
+        with contextlib.suppress(BlockingIOError, EOFError):  # it wants more; that was all
+            while True:
+                samples = self._graph.pull()
+                assert isinstance(samples, AudioFrame)  # noqa: S101 - told to the type checker
+                with _disk_errors():
+                    self._file.write(memoryview(samples.planes[0])[: samples.samples * 4])
+
+
+@contextlib.contextmanager
+def _disk_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        raise Refused("disk_full" if full else "storage_unavailable") from error
+
+
+def _converter(frame: AudioFrame) -> Graph:
+    """Build what turns frames of this shape into samples.
+
+    It goes by way of s16, as openai-whisper does (``whisper/audio.py``), so that what is no finite
+    number in [-1, 1) in the file is one from here on.
+    """
+    try:
+        return _graph(frame)
+    except FFmpegError:  # libswresample knows no way from these loudspeakers to one: mix all alike
+        count = frame.layout.nb_channels
+        return _graph(frame, mix="+".join(f"{1 / count}*c{number}" for number in range(count)))
+
+
+def _graph(frame: AudioFrame, *, mix: str | None = None) -> Graph:
+    graph = Graph()
+    graph.threads = 1
+    shape = {"sample_rates": str(SAMPLE_RATE_HZ), "channel_layouts": "mono"}
+    nodes = [
+        graph.add(
+            "abuffer",
+            sample_rate=str(frame.sample_rate),
+            sample_fmt=frame.format.name,
+            channel_layout=frame.layout.name,
+            time_base=f"1/{frame.sample_rate}",
+        ),
+        *([graph.add("pan", f"mono|c0={mix}")] if mix else []),
+        graph.add("aformat", sample_fmts="s16", **shape),
+        graph.add("aformat", sample_fmts="flt", **shape),
+        graph.add("abuffersink"),
+    ]
+    graph.link_nodes(*nodes).configure()
+    return graph
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
