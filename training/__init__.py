@@ -1,0 +1,1 @@
+"""The scripts that make, measure and illustrate the shipped demo checkpoint."""
