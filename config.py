@@ -177,6 +177,9 @@ class Settings(BaseSettings):
         60.0, gt=0, description="Silence after which a worker's jobs are given to others"
     )
     heartbeat_seconds: float = Field(5.0, gt=0, description="Pause between a worker's heartbeats")
+    alive_file: Path | None = Field(
+        None, description="File touched at every heartbeat, for health checks"
+    )
 
     # Maintenance
     dispatch_seconds: float = Field(0.5, gt=0, description="Pause between the dispatcher's rounds")

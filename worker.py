@@ -95,6 +95,7 @@ class ModelWorker:
         threading.Thread(target=self._unload_idle, name="unload", daemon=True).start()
 
     def _announce(self, session: Session, *, running: int) -> None:
+        touch_alive(self.settings)
         workers.announce(
             session,
             WorkerState(
@@ -167,6 +168,7 @@ class Maintenance:
 
     def __init__(self, settings: Settings, app: Celery) -> None:
         self.name = _process_name()
+        self._settings = settings
         self.sessions = make_sessions(make_engine(settings, name="maintenance"))
         self.ended = threading.Event()
         uploads = make_uploads(settings)
@@ -198,6 +200,7 @@ class Maintenance:
             try:
                 with get_db_session(self.sessions) as session:
                     workers.announce(session, state)
+                touch_alive(self._settings)
             except (ServiceError, SQLAlchemyError):
                 logger.warning("heartbeat failed")
             self.ended.wait(MAINTENANCE_HEARTBEAT_SECONDS)
@@ -271,6 +274,11 @@ def pool_json(stats: PoolStats) -> dict[str, Any]:
 
 def _fetch(store: ModelStore, key: ModelKey, progress: Callable[[int, int | None], None]) -> object:
     return engines.fetch(key, store, progress=progress)
+
+
+def touch_alive(settings: Settings) -> None:
+    if settings.alive_file is not None:
+        settings.alive_file.touch()
 
 
 def _process_name() -> str:

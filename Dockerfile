@@ -1,0 +1,46 @@
+# Two images: `web` (also Flower, migrations, maintenance) without torch, `worker` with it.
+#   docker build --target web .       docker build --target worker .
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS base
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=/app PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+# State has its folders here, so that fresh volumes belong to who writes to them.
+RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin app \
+ && mkdir -p /data/state /data/uploads /data/models /data/scratch \
+ && chown -R app:app /data
+ENV STATE_DIR=/data/state UPLOAD_DIR=/data/uploads MODEL_CACHE_DIR=/data/models \
+    SCRATCH_DIR=/data/scratch HOST=0.0.0.0
+WORKDIR /app
+
+FROM base AS web-packages
+# For machines that cannot reach the package index: a folder or address of wheels.
+ARG PIP_FIND_LINKS=
+ARG PIP_TRUSTED_HOST=
+COPY requirements-web.txt constraints.txt ./
+RUN python -m venv --without-pip /opt/venv \
+ && python -m pip --python /opt/venv/bin/python install -r requirements-web.txt
+ENV PATH=/opt/venv/bin:$PATH
+
+FROM web-packages AS worker-packages
+ARG PIP_FIND_LINKS=
+ARG PIP_TRUSTED_HOST=
+# The CPU build of torch; empty for its default build, which brings CUDA on x86-64.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+COPY requirements.txt ./
+RUN /usr/bin/env python3 -m pip --python /opt/venv/bin/python install -r requirements.txt \
+    ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}}
+# numba writes compiled code where it can, and the file system is read-only
+ENV NUMBA_CACHE_DIR=/tmp/numba
+
+FROM web-packages AS web
+COPY . .
+USER app
+EXPOSE 8000
+CMD ["python", "app.py"]
+
+FROM worker-packages AS worker
+COPY . .
+USER app
+STOPSIGNAL SIGTERM
+CMD ["python", "worker.py"]

@@ -1,0 +1,57 @@
+"""Makes the Compose stack's passwords at its first start, each where its reader finds it.
+
+Every folder is a volume of its own, mounted only by who needs what is in it, so the files may be
+readable by every user in there: images run PostgreSQL and Redis as users of their own choosing.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from pathlib import Path
+from urllib.parse import quote
+
+REDIS_CONFIGURATION = """\
+bind 0.0.0.0
+dir /data
+appendonly yes
+appendfsync everysec
+save ""
+maxmemory-policy noeviction
+requirepass {password}
+"""
+
+
+def keep(path: Path, value: str) -> str:
+    """Write a value unless one is there already; returns the one that holds."""
+    if path.exists():
+        return path.read_text("utf-8").strip()
+    return put(path, value)
+
+
+def put(path: Path, value: str) -> str:
+    """Write a whole file or none."""
+    part = path.with_suffix(".part")
+    part.write_text(value + "\n", "utf-8")
+    part.chmod(0o444)
+    part.replace(path)
+    return value
+
+
+def main(root: Path) -> None:
+    given = {name: os.environ.get(name) for name in ("DB_PASSWORD", "FLOWER_PASSWORD")}  # noqa: TID251 - runs alone, before any setting can be read
+    # PostgreSQL and Redis take theirs when they first start, so these stay what they were.
+    postgres = keep(root / "postgres/password", given["DB_PASSWORD"] or secrets.token_urlsafe(32))
+    redis = keep(root / "redis/password", secrets.token_urlsafe(32))
+    flower = keep(root / "flower/password", secrets.token_urlsafe(16))
+    if given["FLOWER_PASSWORD"] and given["FLOWER_PASSWORD"] != flower:
+        put(root / "flower/password", given["FLOWER_PASSWORD"])
+    put(root / "redis/redis.conf", REDIS_CONFIGURATION.format(password=redis))
+    user = f"transcription:{quote(postgres, safe='')}"
+    put(root / "app/database_url", f"postgresql://{user}@postgres/transcription")
+    put(root / "app/redis_url", f"redis://:{redis}@redis:6379/0")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
