@@ -90,8 +90,8 @@ class ModelPool:
         Args:
             fallbacks: The ladder below ``key``, where the pool's own does not suit the job: some
                 models cannot translate, or do not know the language. Empty: that model or none.
-            cancelled: Called about five times a second while waiting, so it must be cheap; what it
-                raises ends the wait. A load is not interrupted.
+            cancelled: Called every ``poll_seconds`` or more often while waiting, so it must be
+                cheap; what it raises ends the wait. A load is not interrupted.
             timeout: Longest wait in seconds, for each rung; ``PoolLimits.wait_seconds`` unless
                 given. 0 does not wait.
 

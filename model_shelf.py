@@ -20,9 +20,6 @@ from speech.engines import Engine, ModelKey
 
 logger = logging.getLogger(__name__)
 
-#: How often a borrower that waits asks whether it is still wanted.
-POLL_SECONDS = 0.2
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolLimits:
@@ -41,6 +38,8 @@ class PoolLimits:
     #: Whoever has waited so long for room is served before anybody who came later: a model that is
     #: always in use would otherwise keep another one out for ever.
     patience_seconds: float = 30.0
+    #: How often who waits asks whether it is still wanted. All else wakes it by itself.
+    poll_seconds: float = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,7 +266,7 @@ class Shelf:
             raise PoolTimeout
         self.count(waits=not ticket.waited)
         ticket.waited = True
-        self._changed.wait(min(left, POLL_SECONDS))
+        self._changed.wait(min(left, self.limits.poll_seconds))
 
     def _serve(self, ticket: _Ticket) -> Instance | None:
         """Lend or reserve what ``ticket`` asks for; None while it has to wait."""

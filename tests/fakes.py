@@ -151,6 +151,8 @@ class FakeLoader:
     """
 
     exclusive: bool = True
+    #: Models whose engines are shared although others are exclusive.
+    shared: frozenset[str] = frozenset()
     #: What an engine takes; ``default_bytes`` for a key that is not here.
     sizes: dict[ModelKey, int] = field(default_factory=dict)
     default_bytes: int = 1_000
@@ -180,7 +182,7 @@ class FakeLoader:
             raise
         engine = FakeEngine(
             key,
-            exclusive=self.exclusive,
+            exclusive=self.exclusive and key.model not in self.shared,
             memory_bytes=self.size(key),
             at_window=self.at_window,
         )

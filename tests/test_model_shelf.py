@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -13,6 +13,8 @@ import errors
 from model_shelf import Health, Instance, PoolLimits, Shelf
 from speech.engines import ModelKey
 from tests.fakes import PATIENCE_SECONDS, FakeClock, FakeLoader, Gate, eventually
+
+T = TypeVar("T")
 
 
 def a_key(model: str, device: str = "cpu") -> ModelKey:
@@ -23,13 +25,19 @@ TINY, BASE, SMALL = a_key("tiny"), a_key("base"), a_key("small")
 
 
 class Scene:
-    """A shelf of fake engines, and borrowers on threads of their own."""
+    """A shelf of fake engines, and borrowers on threads of their own.
+
+    Unless asked to, they do not poll: who is not woken sleeps until the test fails.
+    """
 
     def __init__(self, threads: ThreadPoolExecutor, loader: FakeLoader, **limits: Any) -> None:
         self.clock = FakeClock()
         self.loader = loader
         self.shelf = Shelf(
-            PoolLimits(**limits), load=loader, estimate_bytes=loader.size, clock=self.clock
+            PoolLimits(**{"poll_seconds": 3 * PATIENCE_SECONDS, **limits}),
+            load=loader,
+            estimate_bytes=loader.size,
+            clock=self.clock,
         )
         self._threads = threads
 
@@ -42,6 +50,9 @@ class Scene:
         """Borrow and give back, one after the other."""
         for key in keys:
             self.shelf.take_back(self.lend(key))
+
+    def run(self, call: Callable[[], T]) -> Future[T]:
+        return self._threads.submit(call)
 
     def lend_in_thread(
         self, key: ModelKey, cancelled: Callable[[], None] = lambda: None
@@ -318,6 +329,50 @@ def test_place_of_a_victim_cannot_be_taken_by_a_third(stage: Stage) -> None:
     assert scene.loader.most_models == 1
 
 
+def test_victim_and_heir_take_one_place_together(stage: Stage) -> None:
+    loader = FakeLoader(sizes={TINY: 80, BASE: 60, SMALL: 20})
+    scene = stage(loader, max_models=2, max_bytes={"cpu": 100})
+    scene.use(TINY)
+    closing = Gate()
+    loader.at_close = closing
+    heir = scene.lend_in_thread(BASE)
+    closing.wait_until_reached()
+
+    beside = scene.lend(SMALL)
+
+    closing.open()
+    assert (beside.key, result(heir).key) == (SMALL, BASE)
+
+
+def test_closing_model_counts_until_it_has_closed(stage: Stage) -> None:
+    scene = stage(max_models=1)
+    scene.use(TINY)
+    closing = Gate()
+    scene.loader.at_close = closing
+    unloading = scene.run(scene.shelf.evict_idle)
+    closing.wait_until_reached()
+
+    with pytest.raises(errors.PoolTimeout):
+        scene.lend(BASE)
+
+    closing.open()
+    assert unloading.result(PATIENCE_SECONDS) == 1
+
+
+def test_room_of_a_model_that_closed_goes_to_who_waits(stage: Stage) -> None:
+    scene = stage(max_models=1)
+    scene.use(TINY)
+    closing = Gate()
+    scene.loader.at_close = closing
+    scene.run(scene.shelf.evict_idle)
+    closing.wait_until_reached()
+    waiting = scene.queue(BASE)
+
+    closing.open()
+
+    assert result(waiting).key == BASE
+
+
 def test_model_that_does_not_close_makes_room_all_the_same(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -368,7 +423,7 @@ def test_each_of_two_instances_that_come_back_wakes_a_borrower(stage: Stage) -> 
 
 
 def test_wait_ends_after_the_timeout(stage: Stage) -> None:
-    scene = stage(max_models=1)
+    scene = stage(max_models=1, poll_seconds=0.01)
     scene.lend(TINY)
     waiting = scene.queue(BASE)
 
@@ -381,7 +436,7 @@ def test_wait_ends_after_the_timeout(stage: Stage) -> None:
 
 
 def test_wait_can_be_cancelled(stage: Stage) -> None:
-    scene = stage(max_models=1)
+    scene = stage(max_models=1, poll_seconds=0.01)
     scene.lend(TINY)
     wanted = [True]
 
@@ -397,7 +452,7 @@ def test_wait_can_be_cancelled(stage: Stage) -> None:
 
 
 def test_borrower_that_gave_up_holds_nobody_up(stage: Stage) -> None:
-    scene = stage(max_instances=1)
+    scene = stage(max_instances=1, poll_seconds=0.01)
     held = scene.lend(TINY)
     wanted = [True]
 
