@@ -30,7 +30,7 @@ import tasks
 from celery_app import DLQ, Doorbell, make_celery, make_redis, send
 from config import Settings
 from database import Sessions, get_db_session, make_engine, make_sessions
-from errors import LeaseLost, ModelUnavailable, ServiceError, SettingsError
+from errors import LeaseLost, ModelUnavailable, ServiceError, SettingsError, UnknownModel
 from jobs import lifecycle, workers
 from jobs.leases import Hold, LeaseKeeper
 from jobs.uploads import UploadStore
@@ -229,6 +229,21 @@ def _hardware(engine: str) -> catalogue.Hardware:
     return engines.hardware(engine)
 
 
+def require_model(settings: Settings) -> None:
+    """Check the default model's name before anything starts.
+
+    Raises:
+        SettingsError: There is no such model.
+    """
+    try:
+        catalogue.resolve(settings.whisper_model_size)
+    except UnknownModel as error:
+        allowed = ", ".join(catalogue.NAMES)
+        raise SettingsError(
+            f"WHISPER_MODEL_SIZE={settings.whisper_model_size}: Input should be one of {allowed}"
+        ) from error
+
+
 def make_store(settings: Settings) -> ModelStore:
     return ModelStore(
         settings.models_path,
@@ -345,7 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     role = parser.parse_args(arguments).role
     try:
         settings = Settings.from_env()
-        catalogue.resolve(settings.whisper_model_size)
+        require_model(settings)
         configure_logging(settings.log_level, settings.log_format)
         app = make_celery(settings)
         if role == "maintenance":

@@ -1,0 +1,289 @@
+"""What a worker promises, seen from outside: processes, signals, and the rows they leave."""
+
+import signal
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select, text
+
+from models import ErrorLog, TranscriptionJob
+from tests.recordings import SAMPLES, repeated, sample
+from tests.stack.conftest import Stack, wait_for
+
+pytestmark = [pytest.mark.stack, pytest.mark.model]
+
+SHORT = SAMPLES / "digits-en.wav"
+
+
+@pytest.fixture
+def long_recording(tmp_path: Path) -> Path:
+    """Some minutes: many windows, so that something can happen in the middle."""
+    return repeated("digits-en.wav", 60, tmp_path / "long.wav")
+
+
+def test_a_job_is_transcribed(stack: Stack) -> None:
+    stack.worker()
+    job_id = stack.submit(SHORT)
+
+    job = stack.wait_for_status(job_id, "completed", "failed")
+
+    result = stack.result(job_id)
+    assert job.status == "completed", job.error_message
+    assert result is not None
+    assert result.text == sample("digits-en.wav").text
+    assert (result.language, job.progress, job.attempt) == ("en", 1.0, 1)
+    assert job.model_used == "openai-whisper/demo/cpu/float32"
+    assert not list((stack.folder / "scratch").iterdir())
+
+
+def test_a_high_job_starts_before_the_normal_ones_that_wait(stack: Stack, tmp_path: Path) -> None:
+    recording = repeated("digits-en.wav", 6, tmp_path / "a.wav")
+    waiting = [stack.submit(recording) for _ in range(20)]
+    stack.worker(CELERY_CONCURRENCY="2")
+    wait_for(
+        lambda: sum(stack.job(job_id).status == "processing" for job_id in waiting) == 2,
+        "both threads are busy",
+    )
+
+    urgent = stack.submit(recording, priority="high")
+    for job_id in [urgent, *waiting]:
+        stack.wait_for_status(job_id, "completed")
+
+    jobs = [stack.job(job_id) for job_id in [urgent, *waiting]]
+    begun_before = [job for job in jobs if started(job) < jobs[0].created_at]
+    order = sorted(jobs, key=started)
+    assert len(begun_before) >= 2
+    assert order.index(jobs[0]) == len(begun_before)
+    assert len(begun_before) < 15
+
+
+def started(job: TranscriptionJob) -> datetime:
+    return job.started_at or datetime.max.replace(tzinfo=UTC)
+
+
+def test_a_message_that_comes_ten_times_runs_its_job_once(stack: Stack) -> None:
+    job_id = stack.submit(SHORT, ring=False)
+    for _ in range(10):
+        stack.ring(job_id, "normal")
+    worker = stack.worker()
+    stack.wait_for_status(job_id, "completed")
+    wait_for(lambda: worker.log.read_text().count("nothing to do") == 9, "nine messages are stale")
+
+    assert (stack.job(job_id).attempt, stack.job(job_id).lease_epoch) == (1, 1)
+
+
+def test_rubbish_on_the_queue_does_not_stop_a_worker(stack: Stack) -> None:
+    stack.redis.rpush("normal", b"\x80rubbish", b'{"body": "x"}')
+    stack.ring(uuid.uuid4(), "normal")
+    stack.worker()
+    job_id = stack.submit(SHORT)
+
+    assert stack.wait_for_status(job_id, "completed", "failed").status == "completed"
+
+
+def test_sigterm_lets_a_short_job_finish(stack: Stack) -> None:
+    worker = stack.worker(DRAIN_SECONDS="60")
+    job_id = stack.submit(SHORT)
+    stack.wait_for_status(job_id, "processing", "completed")
+
+    worker.signal(signal.SIGTERM)
+
+    assert worker.wait() == 0
+    assert stack.job(job_id).status == "completed"
+
+
+def test_sigterm_hands_a_long_job_back_and_another_worker_goes_on_where_it_was(
+    stack: Stack, long_recording: Path
+) -> None:
+    stack.maintenance()
+    first = stack.worker()
+    job_id = stack.submit(long_recording)
+    stack.wait_for_windows(job_id, 2)
+
+    first.signal(signal.SIGTERM)
+    assert first.wait() == 0
+    handed_back = stack.job(job_id)
+    kept = len(stack.windows(job_id))
+    second = stack.worker()
+    done = stack.wait_for_status(job_id, "completed", "failed")
+
+    assert (handed_back.status, handed_back.attempt) == ("pending", 0)
+    assert handed_back.interrupt_count == 1
+    assert done.status == "completed"
+    assert (done.attempt, done.crash_count) == (1, 0)
+    epochs = [window.lease_epoch for window in stack.windows(job_id)]
+    assert epochs[:kept] == [1] * kept
+    assert set(epochs[kept:]) == {2}
+    assert second.said("resuming")
+    assert words_of(stack, job_id) == 60 * sample("digits-en.wav").text.split()
+
+
+def test_a_killed_workers_job_is_finished_by_another(stack: Stack, long_recording: Path) -> None:
+    stack.maintenance()
+    first = stack.worker()
+    job_id = stack.submit(long_recording)
+    stack.wait_for_windows(job_id, 2)
+
+    first.kill()
+    stack.worker()
+    done = stack.wait_for_status(job_id, "completed", "failed")
+
+    assert done.status == "completed"
+    assert (done.attempt, done.crash_count, done.isolate) == (1, 1, True)
+    assert stack.windows(job_id)[0].lease_epoch == 1
+    assert words_of(stack, job_id) == 60 * sample("digits-en.wav").text.split()
+    with stack.sessions() as session:
+        (log,) = session.scalars(select(ErrorLog)).all()
+    assert log.error_code == "worker_lost"
+
+
+def test_a_frozen_worker_that_thaws_changes_nothing_more(
+    stack: Stack, long_recording: Path
+) -> None:
+    stack.maintenance()
+    zombie = stack.worker()
+    job_id = stack.submit(long_recording)
+    stack.wait_for_windows(job_id, 1)
+
+    zombie.signal(signal.SIGSTOP)
+    wait_for(lambda: stack.job(job_id).crash_count == 1, "the lease is reaped")
+    stack.worker()
+    stack.wait_for_status(job_id, "processing")
+    zombie.signal(signal.SIGCONT)
+    done = stack.wait_for_status(job_id, "completed", "failed")
+    wait_for(lambda: zombie.said("another worker owns the job"), "the zombie noticed")
+
+    result = stack.result(job_id)
+    assert done.status == "completed"
+    assert result is not None
+    assert result.lease_epoch == done.lease_epoch == 2
+    assert words_of(stack, job_id) == 60 * sample("digits-en.wav").text.split()
+
+
+def test_a_job_that_kills_its_workers_is_poison_and_reaches_the_dead_letter_queue(
+    stack: Stack, long_recording: Path
+) -> None:
+    maintenance = stack.maintenance()
+    job_id = stack.submit(long_recording)
+    for _ in range(3):
+        worker = stack.worker()
+        stack.wait_for_status(job_id, "processing")
+        worker.kill()
+        stack.wait_for_status(job_id, "pending", "failed")
+
+    job = stack.job(job_id)
+    assert (job.status, job.failure_reason, job.attempt) == ("failed", "poison", 0)
+    wait_for(lambda: stack.job(job_id).dead_letter_noted_at, "the dead letter queue took note")
+    assert maintenance.said("job given up")
+
+
+def test_cancelling_a_running_job_stops_it_and_stores_no_result(
+    stack: Stack, long_recording: Path
+) -> None:
+    stack.worker()
+    job_id = stack.submit(long_recording)
+    stack.wait_for_windows(job_id, 1)
+
+    with stack.sessions.begin() as session:
+        session.execute(
+            text("UPDATE transcription_jobs SET cancel_requested_at = now() WHERE id = :id"),
+            {"id": job_id},
+        )
+    stack.wait_for_status(job_id, "cancelled")
+
+    assert stack.result(job_id) is None
+    assert not list((stack.folder / "scratch").iterdir())
+
+
+def test_losing_everything_in_redis_loses_no_job(stack: Stack) -> None:
+    jobs = [stack.submit(SHORT) for _ in range(3)]
+    stack.redis.flushdb()
+    stack.maintenance()
+    stack.worker()
+
+    for job_id in jobs:
+        stack.wait_for_status(job_id, "completed")
+
+
+def test_redis_losing_its_data_later_is_noticed(stack: Stack) -> None:
+    maintenance = stack.maintenance()
+    jobs = [stack.submit(SHORT, ring=False) for _ in range(3)]
+    wait_for(lambda: stack.redis.llen("normal") == 3, "the dispatcher published")
+    stack.redis.flushdb()
+    wait_for(lambda: maintenance.said("redis lost its data"), "the loss is noticed")
+    stack.worker()
+
+    for job_id in jobs:
+        stack.wait_for_status(job_id, "completed")
+
+
+def test_two_maintenance_processes_do_no_harm(stack: Stack) -> None:
+    stack.maintenance()
+    stack.maintenance()
+    stack.worker()
+    jobs = [stack.submit(SHORT, ring=False) for _ in range(5)]
+
+    for job_id in jobs:
+        stack.wait_for_status(job_id, "completed")
+    assert [stack.job(job_id).lease_epoch for job_id in jobs] == [1] * 5
+
+
+def test_a_file_that_is_no_audio_fails_at_once_and_is_noted(stack: Stack) -> None:
+    stack.maintenance()
+    stack.worker()
+    job_id = stack.submit(Path(__file__))
+
+    job = stack.wait_for_status(job_id, "failed")
+    noted = wait_for(lambda: stack.job(job_id).dead_letter_noted_at, "it is noted")
+
+    assert (job.failure_reason, job.error_code, job.attempt) == ("not_audio", "not_audio", 1)
+    assert noted
+    with stack.sessions() as session:
+        (log,) = session.scalars(select(ErrorLog)).all()
+    assert (log.error_code, log.attempt) == ("not_audio", 1)
+    assert log.traceback
+    assert "NotAudio" in log.traceback
+
+
+def test_a_model_that_cannot_be_had_fails_the_job_and_says_what_to_put_where(stack: Stack) -> None:
+    stack.worker()
+    job_id = stack.submit(SHORT, model_name="tiny")
+
+    job = stack.wait_for_status(job_id, "failed")
+
+    assert job.failure_reason == "model_unavailable"
+    assert job.error_message
+    assert "tiny.pt" in job.error_message
+
+
+def test_a_worker_takes_leave_when_it_ends(stack: Stack) -> None:
+    worker = stack.worker()
+    with stack.sessions() as session:
+        assert session.scalar(text("SELECT count(*) FROM workers")) == 1
+    worker.signal(signal.SIGTERM)
+
+    assert worker.wait() == 0
+    with stack.sessions() as session:
+        assert session.scalar(text("SELECT count(*) FROM workers")) == 0
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("WHISPER_MODEL_SIZE", "huge"), ("MAX_RETRIES", "many")]
+)
+def test_a_bad_setting_stops_the_start_with_one_line(
+    stack: Stack, variable: str, value: str
+) -> None:
+    worker = stack.worker(ready=False, **{variable: value})
+
+    assert worker.wait() != 0
+    said = worker.log.read_text().strip().splitlines()
+    assert len(said) == 1
+    assert value in said[0]
+
+
+def words_of(stack: Stack, job_id: uuid.UUID) -> list[str]:
+    result = stack.result(job_id)
+    assert result is not None
+    return result.text.split()
