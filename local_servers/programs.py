@@ -70,7 +70,7 @@ def run(
         identity = {"user": account.uid, "group": account.gid, "extra_groups": []}
     name = Path(command[0]).name
     try:
-        return subprocess.run(  # noqa: S603 - our own command line, and no shell
+        return subprocess.run(
             command,
             cwd=cwd,
             env=_ENVIRONMENT,

@@ -338,7 +338,7 @@ def remove(folder: Path) -> None:
 
 def digest(path: Path) -> str:
     """Name a path in a few letters that are safe anywhere."""
-    return hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:20]
+    return hashlib.sha256(os.fsencode(path)).hexdigest()[:20]
 
 
 def _open_lock(path: Path) -> int:
