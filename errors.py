@@ -12,7 +12,7 @@
       CapacityError               try later
         DatabaseUnavailable, StorageUnavailable, DiskFull, PoolTimeout
       ConflictError               the job's state does not allow it
-        JobFinished, JobNotFinished, JobNotFailed
+        JobFinished, JobNotFinished, JobWithoutResult, JobNotFailed
       LeaseLost                   this worker no longer owns the job
       Interrupted                 an attempt was asked to stop
         CancelRequested, Draining, DeadlineExceeded
@@ -229,6 +229,12 @@ class JobNotFinished(ConflictError):
     """The job has no result yet."""
 
     code = "job_not_finished"
+
+
+class JobWithoutResult(ConflictError):
+    """The job ended without a result."""
+
+    code = "no_result"
 
 
 class JobNotFailed(ConflictError):
