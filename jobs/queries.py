@@ -1,0 +1,361 @@
+"""What is read about jobs: one, many, the dead letters, and how the queues are.
+
+Nothing here writes. An ``owner_id`` is part of every query, never an afterthought: with one, other
+owners' jobs are not there; None means everybody's.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Row, Select, exists, func, select, text
+from sqlalchemy.orm import Session
+
+from errors import MediaError, UploadMissing
+from models import (
+    ErrorLog,
+    JobStatus,
+    Owner,
+    TranscriptionJob,
+    TranscriptionResult,
+    TranscriptionWindow,
+    Worker,
+)
+from speech.transcript import ResumeState, Segment, Transcript
+
+#: Waiting jobs are counted up to here: the index is walked, and nobody waits for the exact number.
+MAX_JOBS_AHEAD: Final = 10_000
+#: ISO 639-2 for a language that nobody has determined yet.
+UNDETERMINED: Final = "und"
+
+
+def _codes(error: type[MediaError]) -> set[str]:
+    return {error.code}.union(*map(_codes, error.__subclasses__()))
+
+
+#: Reasons to fail that lie in what the client sent, so that no operator can mend them.
+INPUT_FAULTS: Final = frozenset(_codes(MediaError) - {UploadMissing.code})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobView:
+    """A job and, when it is completed, what its result says in short."""
+
+    job: TranscriptionJob
+    language: str | None = None
+    language_probability: float | None = None
+    word_count: int | None = None
+    confidence: float | None = None
+    #: Only read for a single job.
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """A failed job with its attempts, oldest first."""
+
+    job: TranscriptionJob
+    owner_name: str
+    attempts: Sequence[ErrorLog]
+
+    @property
+    def resolved(self) -> bool:
+        return all(attempt.resolved for attempt in self.attempts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterFilter:
+    """Which failed jobs to look at."""
+
+    #: Those that somebody has dealt with too.
+    resolved: bool = False
+    #: Those whose input was at fault too.
+    permanent: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneState:
+    """What waits in one lane, according to PostgreSQL."""
+
+    lane: str
+    waiting: int
+    #: How long the one that is due for longest has waited; None when none is due.
+    oldest_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """How the jobs of all owners are."""
+
+    pending: int
+    processing: int
+    #: For how long the job that was begun first has been worked on.
+    oldest_processing_seconds: float | None
+    #: Of the jobs that ended in the last hour: completed, or failed for no fault of their input.
+    ended_1h: int
+    failed_1h: int
+    unresolved_errors: int
+    lanes: Sequence[LaneState]
+
+    @property
+    def error_rate_1h(self) -> float:
+        """0 to 1."""
+        return self.failed_1h / self.ended_1h if self.ended_1h else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerView:
+    """A process's row, and how long ago it was written."""
+
+    worker: Worker
+    silent_seconds: float
+
+
+def find(session: Session, job_id: uuid.UUID, *, owner_id: uuid.UUID | None) -> JobView | None:
+    """Look up one job, with its text."""
+    row = session.execute(
+        _views(TranscriptionResult.text).where(TranscriptionJob.id == job_id, *_of(owner_id))
+    ).first()
+    return None if row is None else _view(row)
+
+
+def page(
+    session: Session,
+    *,
+    owner_id: uuid.UUID | None,
+    status: JobStatus | None,
+    before: uuid.UUID | None,
+    limit: int,
+) -> list[JobView]:
+    """List jobs, newest first.
+
+    Args:
+        before: The last job of the page before this one.
+    """
+    rows = session.execute(
+        _views()
+        .where(*_of(owner_id), *_with(status), *_older_than(before))
+        .order_by(TranscriptionJob.id.desc())
+        .limit(limit)
+    )
+    return [_view(row) for row in rows]
+
+
+def count(session: Session, *, owner_id: uuid.UUID | None, status: JobStatus | None) -> int:
+    return session.scalars(
+        select(func.count()).select_from(TranscriptionJob).where(*_of(owner_id), *_with(status))
+    ).one()
+
+
+_QUEUE_POSITION = text("""
+-- One more than the jobs that are due in a more urgent lane, or for longer in the same one
+SELECT (SELECT count(*) + 1
+          FROM (SELECT 1
+                  FROM transcription_jobs AS other
+                 WHERE other.status = 'pending'
+                   AND other.not_before <= now()
+                   AND (other.lane = ANY(:more_urgent)
+                        OR (other.lane = :lane
+                            AND (other.not_before, other.id) < (:not_before, :id)))
+                 LIMIT :most) AS ahead)
+ WHERE :not_before <= now()
+""")
+
+
+def queue_position(session: Session, job: TranscriptionJob, *, lanes: Sequence[str]) -> int | None:
+    """Tell the place of a waiting job, up to ``MAX_JOBS_AHEAD``; None before it is due.
+
+    Owners take turns, so the place tells about when, not exactly.
+
+    Args:
+        lanes: The most urgent first.
+    """
+    values = {
+        "more_urgent": list(lanes[: lanes.index(job.lane)]),
+        "lane": job.lane,
+        "not_before": job.not_before,
+        "id": job.id,
+        "most": MAX_JOBS_AHEAD,
+    }
+    position: int | None = session.execute(_QUEUE_POSITION, values).scalar()
+    return position
+
+
+def transcript(session: Session, job_id: uuid.UUID) -> Transcript | None:
+    """Read the result of a completed job."""
+    result = session.get(TranscriptionResult, job_id)
+    if result is None:
+        return None
+    return Transcript(
+        language=result.language,
+        language_probability=result.language_probability,
+        audio_seconds=result.audio_seconds,
+        segments=tuple(map(Segment.from_json, result.segments)),
+    )
+
+
+def partial_transcript(session: Session, job: TranscriptionJob) -> Transcript:
+    """Join the windows that are finished so far."""
+    windows = session.scalars(
+        select(TranscriptionWindow)
+        .where(TranscriptionWindow.job_id == job.id)
+        .order_by(TranscriptionWindow.index)
+    ).all()
+    resume = ResumeState.from_json(windows[-1].resume) if windows else ResumeState(next_frame=0)
+    return Transcript(
+        language=resume.language or job.language or UNDETERMINED,
+        language_probability=resume.language_probability,
+        audio_seconds=windows[-1].end_seconds if windows else 0.0,
+        segments=tuple(
+            Segment.from_json(segment) for window in windows for segment in window.segments
+        ),
+    )
+
+
+def dead_letters(
+    session: Session, wanted: DeadLetterFilter, *, before: uuid.UUID | None, limit: int
+) -> list[DeadLetter]:
+    """List the dead letter queue, newest first."""
+    rows = session.execute(
+        select(TranscriptionJob, Owner.name)
+        .join(Owner)
+        .where(*_dead(wanted), *_older_than(before))
+        .order_by(TranscriptionJob.id.desc())
+        .limit(limit)
+    ).all()
+    attempts = _attempts(session, [job.id for job, _ in rows])
+    return [
+        DeadLetter(job=job, owner_name=name, attempts=attempts.get(job.id, []))
+        for job, name in rows
+    ]
+
+
+def dead_letter(session: Session, job_id: uuid.UUID) -> DeadLetter | None:
+    """Look up one failed job, whatever its fault and whether or not it is resolved."""
+    row = session.execute(
+        select(TranscriptionJob, Owner.name)
+        .join(Owner)
+        .where(TranscriptionJob.id == job_id, TranscriptionJob.status == JobStatus.FAILED)
+    ).first()
+    if row is None:
+        return None
+    attempts = _attempts(session, [job_id]).get(job_id, [])
+    return DeadLetter(job=row.TranscriptionJob, owner_name=row.name, attempts=attempts)
+
+
+def count_dead_letters(session: Session, wanted: DeadLetterFilter) -> int:
+    return session.scalars(
+        select(func.count()).select_from(TranscriptionJob).where(*_dead(wanted))
+    ).one()
+
+
+_FIGURES = text("""
+-- What is going on, and what came of the last hour
+SELECT count(*) FILTER (WHERE status = 'pending') AS pending,
+       count(*) FILTER (WHERE status = 'processing') AS processing,
+       EXTRACT(EPOCH FROM now() - min(started_at) FILTER (WHERE status = 'processing'))::float
+           AS oldest_processing_seconds
+  FROM transcription_jobs
+ WHERE status IN ('pending', 'processing')
+""")
+
+_ENDED = text("""
+-- The last hour. That uploads are kept for longer lets an index of theirs serve this too.
+SELECT count(*) AS ended,
+       count(*) FILTER (WHERE status = 'failed') AS failed
+  FROM transcription_jobs
+ WHERE completed_at > now() - interval '1 hour'
+   AND upload_deleted_at IS NULL
+   AND (status = 'completed' OR (status = 'failed' AND failure_reason <> ALL(:input_faults)))
+""")
+
+_LANES = text("""
+-- What waits where
+SELECT lane,
+       count(*) AS waiting,
+       EXTRACT(EPOCH FROM now() - min(not_before) FILTER (WHERE not_before <= now()))::float
+           AS oldest_seconds
+  FROM transcription_jobs
+ WHERE status = 'pending'
+ GROUP BY lane
+""")
+
+
+def figures(session: Session) -> Figures:
+    """Count what an operator wants to know."""
+    now = session.execute(_FIGURES).one()
+    hour = session.execute(_ENDED, {"input_faults": list(INPUT_FAULTS)}).one()
+    lanes = [
+        LaneState(lane=row.lane, waiting=row.waiting, oldest_seconds=row.oldest_seconds)
+        for row in session.execute(_LANES)
+    ]
+    return Figures(
+        pending=now.pending,
+        processing=now.processing,
+        oldest_processing_seconds=now.oldest_processing_seconds,
+        ended_1h=hour.ended,
+        failed_1h=hour.failed,
+        unresolved_errors=count_dead_letters(session, DeadLetterFilter()),
+        lanes=lanes,
+    )
+
+
+def workers(session: Session, *, limit: int = 500) -> list[WorkerView]:
+    """List the processes that wrote of themselves, the latest first."""
+    silent = func.extract("epoch", func.now() - Worker.seen_at)
+    rows = session.execute(
+        select(Worker, silent).order_by(Worker.seen_at.desc(), Worker.name).limit(limit)
+    )
+    return [WorkerView(worker=worker, silent_seconds=float(seconds)) for worker, seconds in rows]
+
+
+def _views(*more: Any) -> Select[Any]:
+    return select(
+        TranscriptionJob,
+        TranscriptionResult.language,
+        TranscriptionResult.language_probability,
+        TranscriptionResult.word_count,
+        TranscriptionResult.confidence,
+        *more,
+    ).outerjoin(TranscriptionResult, TranscriptionResult.job_id == TranscriptionJob.id)
+
+
+def _view(row: Row[Any]) -> JobView:
+    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's documented name
+    return JobView(job=values.pop("TranscriptionJob"), **values)
+
+
+def _of(owner_id: uuid.UUID | None) -> list[ColumnElement[bool]]:
+    return [] if owner_id is None else [TranscriptionJob.owner_id == owner_id]
+
+
+def _with(status: JobStatus | None) -> list[ColumnElement[bool]]:
+    return [] if status is None else [TranscriptionJob.status == status]
+
+
+def _older_than(job_id: uuid.UUID | None) -> list[ColumnElement[bool]]:
+    return [] if job_id is None else [TranscriptionJob.id < job_id]
+
+
+def _dead(wanted: DeadLetterFilter) -> list[ColumnElement[bool]]:
+    conditions = [TranscriptionJob.status == JobStatus.FAILED]
+    if not wanted.permanent:
+        conditions.append(TranscriptionJob.failure_reason.not_in(INPUT_FAULTS))
+    if not wanted.resolved:
+        unresolved = exists().where(
+            ErrorLog.job_id == TranscriptionJob.id, ErrorLog.resolved.is_(False)
+        )
+        conditions.append(unresolved)
+    return conditions
+
+
+def _attempts(session: Session, job_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, list[ErrorLog]]:
+    found: dict[uuid.UUID, list[ErrorLog]] = {}
+    for log in session.scalars(
+        select(ErrorLog).where(ErrorLog.job_id.in_(job_ids)).order_by(ErrorLog.created_at)
+    ):
+        found.setdefault(log.job_id, []).append(log)
+    return found
