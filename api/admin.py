@@ -1,0 +1,239 @@
+"""For operators: how the service is, and the jobs that it gave up."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Final
+
+import redis
+from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Response
+from sqlalchemy.orm import Session
+
+from api import cursors, jobs, submission
+from api.dependencies import Admin, JobId, ServicesDep, json_body, single_values
+from api.documentation import json_request, problems
+from api.jobs import Page
+from api.schemas import (
+    AdminHealth,
+    DatabasePool,
+    Disk,
+    FailedJob,
+    FailedJobList,
+    JobDetail,
+    Lane,
+    Queues,
+    Resolution,
+    Retry,
+    WorkerState,
+)
+from api.services import Services
+from celery_app import DLQ, LANES
+from config import VERSION
+from database import pool_stats
+from errors import JobNotFailed, NotFound, UploadMissing
+from jobs import edits, lifecycle, queries
+from jobs.queries import INPUT_FAULTS, DeadLetter, DeadLetterFilter, Figures, LaneState
+from models import JobStatus
+
+router = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(single_values)])
+
+#: Above this share of jobs that failed in the last hour, the service is called degraded.
+DEGRADED_ABOVE: Final = 0.1
+#: Role of the processes that run jobs.
+WORKER: Final = "worker"
+
+
+class FailedJobFilter(Page):
+    """Which failed jobs are wanted."""
+
+    resolved: bool = Query(False, description="Those that were dealt with too.")
+    permanent: bool = Query(False, description="Those whose input is at fault too.")
+
+
+@router.get("/health", summary="How the service is", responses=problems(401, 403, 503))
+def health(_principal: Admin, services: ServicesDep) -> AdminHealth:
+    settings = services.settings
+    with services.transaction() as session:
+        figures = queries.figures(session)
+        workers = [
+            WorkerState.of(view, lease_seconds=settings.lease_seconds)
+            for view in queries.workers(session)
+        ]
+    depths = _depths(services.redis)
+    degraded = depths is None or figures.error_rate_1h >= DEGRADED_ABOVE
+    return AdminHealth(
+        status="degraded" if degraded else "healthy",
+        version=VERSION,
+        redis="disconnected" if depths is None else "connected",
+        queues=_queues(figures, depths),
+        workers=workers,
+        model_pool=_together(
+            worker.model_pool for worker in workers if worker.alive and worker.role == WORKER
+        ),
+        database_pool=DatabasePool.model_validate(pool_stats(services.engine)),
+        disk=_disk(services),
+        error_rate_1h=f"{figures.error_rate_1h:.2%}",
+        unresolved_errors=figures.unresolved_errors,
+    )
+
+
+@router.get(
+    "/errors",
+    summary="The dead letter queue, newest first",
+    responses=problems(400, 401, 403, 422, 503),
+)
+def index(
+    request: Request,
+    response: Response,
+    _principal: Admin,
+    services: ServicesDep,
+    wanted: Annotated[FailedJobFilter, Query()],
+) -> FailedJobList:
+    of = f"errors/{wanted.resolved}/{wanted.permanent}"
+    chosen = DeadLetterFilter(resolved=wanted.resolved, permanent=wanted.permanent)
+    before = cursors.decode(wanted.cursor, of=of)
+    with services.transaction() as session:
+        total = queries.count_dead_letters(session, chosen)
+        letters = queries.dead_letters(session, chosen, before=before, limit=wanted.limit + 1)
+    cursor = None
+    if len(letters) > wanted.limit:
+        cursor = cursors.encode(letters[wanted.limit - 1].job.id, of=of)
+        response.headers["Link"] = cursors.next_link(request, cursor)
+    shown = [_show(letter) for letter in letters[: wanted.limit]]
+    return FailedJobList(errors=shown, total=total, next_cursor=cursor)
+
+
+@router.post(
+    "/errors/{job_id}/retry",
+    status_code=202,
+    summary="Send a failed job round again",
+    responses=problems(400, 401, 403, 404, 409, 410, 415, 422, 503),
+    openapi_extra=json_request(Retry.__name__, required=False),
+)
+def retry(
+    request: Request,
+    job_id: JobId,
+    principal: Admin,
+    services: ServicesDep,
+    background: BackgroundTasks,
+    wanted: Annotated[Retry, Depends(json_body(Retry, optional=True))],
+) -> JobDetail:
+    name = None if wanted.model_size is None else submission.model_name(wanted.model_size)
+    with services.transaction() as session:
+        lane = lifecycle.redrive(
+            session,
+            job_id,
+            max_attempts=services.settings.max_attempts,
+            model_name=name,
+            resolved_by=principal.key_prefix,
+        )
+        session.expire_all()
+        shown = jobs.read(session, job_id, principal, request)
+        if lane is None:
+            _refuse_retry(shown)
+    background.add_task(services.publish, job_id, str(lane))
+    return shown
+
+
+@router.post(
+    "/errors/{job_id}/resolve",
+    summary="Note that a failed job was dealt with",
+    responses=problems(400, 401, 403, 404, 415, 422, 503),
+    openapi_extra=json_request(Resolution.__name__, required=False),
+)
+def resolve(
+    job_id: JobId,
+    principal: Admin,
+    services: ServicesDep,
+    wanted: Annotated[Resolution, Depends(json_body(Resolution, optional=True))],
+) -> FailedJob:
+    with services.transaction() as session:
+        _require_dead(session, job_id)
+        edits.resolve(session, job_id, resolved_by=principal.key_prefix, notes=wanted.notes)
+        session.expire_all()
+        return _show(_require_dead(session, job_id))
+
+
+def _require_dead(session: Session, job_id: JobId) -> DeadLetter:
+    letter = queries.dead_letter(session, job_id)
+    if letter is None:
+        raise NotFound
+    return letter
+
+
+def _refuse_retry(job: JobDetail) -> None:
+    if job.status is JobStatus.FAILED:
+        raise UploadMissing("The upload is no longer kept, so the job cannot be tried again.")
+    raise JobNotFailed(job_status=job.status)
+
+
+def _show(letter: DeadLetter) -> FailedJob:
+    return FailedJob.of(letter, permanent=letter.job.failure_reason in INPUT_FAULTS)
+
+
+def _depths(client: redis.Redis) -> dict[str, int] | None:
+    """Messages in each queue; None when Redis does not answer."""
+    names = (*LANES, DLQ)
+    try:
+        pipeline = client.pipeline(transaction=False)
+        for name in names:
+            pipeline.llen(name)
+        return dict(zip(names, pipeline.execute(), strict=True))
+    except redis.RedisError:
+        return None
+
+
+def _queues(figures: Figures, depths: Mapping[str, int] | None) -> Queues:
+    waiting = {state.lane: state for state in figures.lanes}
+
+    def lane(name: str) -> Lane:
+        state = waiting.get(name, LaneState(lane=name, waiting=0, oldest_seconds=None))
+        return Lane(
+            waiting=state.waiting,
+            messages=None if depths is None else depths[name],
+            oldest_seconds=state.oldest_seconds,
+        )
+
+    return Queues(
+        pending=figures.pending,
+        processing=figures.processing,
+        oldest_processing_seconds=figures.oldest_processing_seconds,
+        **{name: lane(name) for name in LANES},
+        dlq=Lane(
+            waiting=figures.unresolved_errors,
+            messages=None if depths is None else depths[DLQ],
+            oldest_seconds=None,
+        ),
+    )
+
+
+def _together(pools: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Add the statistics of several pools up; the first version's names are among them."""
+    sums: Counter[str] = Counter()
+    loaded: Counter[str] = Counter()
+    for pool in pools:
+        sums.update({k: v for k, v in pool.items() if isinstance(v, int | float)})
+        for model in pool.get("models", ()):
+            loaded[model["key"]["model"]] += model["instances"]
+    loans = sums["hits"] + sums["misses"]
+    return {
+        **sums,
+        "oom_fallbacks": sums["fallbacks"],
+        "total_loaded": loaded.total(),
+        "models_by_size": dict(loaded),
+        "hit_rate": sums["hits"] / loans if loans else 0.0,
+    }
+
+
+def _disk(services: Services) -> Disk | None:
+    try:
+        usage = shutil.disk_usage(services.uploads.root)
+    except OSError:
+        return None
+    return Disk(
+        free_bytes=usage.free,
+        total_bytes=usage.total,
+        floor_bytes=services.uploads.min_free_bytes,
+    )

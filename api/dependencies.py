@@ -1,0 +1,173 @@
+"""What routes ask for: the services, the caller with the scope they need, a job's id, a body.
+
+The caller is made out from headers alone, before a byte of the body is read.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Final, TypeVar
+
+from fastapi import Depends, Path, Request, Security
+from fastapi.security import APIKeyHeader, HTTPBearer
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+
+import auth
+from api.errors import field_errors
+from api.services import Services
+from auth import Principal
+from errors import ClientError, InvalidRequest, NotAuthenticated, NotFound
+from models import Scope
+
+#: Only the upload is larger, and it does not come this way.
+MAX_JSON_BYTES: Final = 64 * 1024
+
+# Only for the documentation: FastAPI's own reading of the headers is not used.
+_bearer = HTTPBearer(auto_error=False, scheme_name="Bearer", description="An API key.")
+_key_header = APIKeyHeader(
+    name="X-API-Key", auto_error=False, scheme_name="API key", description="An API key."
+)
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+async def services(request: Request) -> Services:
+    found: Services = request.app.state.services
+    return found
+
+
+ServicesDep = Annotated[Services, Depends(services)]
+
+
+def sent_key(headers: Headers) -> str | None:
+    """Find the key that a request carries; None when it carries none.
+
+    Raises:
+        NotAuthenticated: It carries another kind of credentials, or two keys that differ.
+    """
+    keys = set(headers.getlist("x-api-key"))
+    for value in headers.getlist("authorization"):
+        scheme, _, key = value.partition(" ")
+        if scheme.lower() != "bearer":
+            raise NotAuthenticated
+        keys.add(key.strip())
+    if len(keys) > 1:
+        raise NotAuthenticated
+    return keys.pop() if keys else None
+
+
+# Not a coroutine: FastAPI runs it in a thread, since it asks the database.
+def caller(
+    request: Request,
+    services: ServicesDep,
+    _bearer: Annotated[object, Security(_bearer)] = None,
+    _key: Annotated[object, Security(_key_header)] = None,
+) -> Principal:
+    """Find out who is calling.
+
+    Raises:
+        NotAuthenticated: They carry no key, or not a good one.
+    """
+    key = sent_key(request.headers)
+    if key is None and services.settings.auth_required:
+        raise NotAuthenticated
+    services.first_keys.ensure(services.transaction)
+    with services.transaction() as session:
+        return auth.anonymous(session) if key is None else auth.authenticate(session, key)
+
+
+def with_scope(scope: Scope) -> Callable[[Principal], Awaitable[Principal]]:
+    """Make a dependency that lets only callers with a scope pass."""
+
+    async def allowed(principal: Annotated[Principal, Depends(caller)]) -> Principal:
+        principal.require(scope)
+        return principal
+
+    return allowed
+
+
+Reader = Annotated[Principal, Depends(with_scope(Scope.JOBS_READ))]
+Writer = Annotated[Principal, Depends(with_scope(Scope.JOBS_WRITE))]
+Deleter = Annotated[Principal, Depends(with_scope(Scope.JOBS_DELETE))]
+Admin = Annotated[Principal, Depends(with_scope(Scope.ADMIN))]
+
+
+async def job_id(
+    job_id: Annotated[
+        str,
+        Path(
+            description="The job's id, as the submission answered it.",
+            json_schema_extra={"format": "uuid"},
+            examples=["019abcde-f012-7345-8678-9abcdef01234"],
+        ),
+    ],
+) -> uuid.UUID:
+    """Read the id from the path; what cannot be one is nobody's job.
+
+    Raises:
+        NotFound: It is no UUID.
+    """
+    try:
+        return uuid.UUID(job_id)
+    except ValueError:
+        raise NotFound from None
+
+
+JobId = Annotated[uuid.UUID, Depends(job_id)]
+
+
+async def single_values(request: Request) -> None:
+    """Refuse parameters that are given twice: each reader would take another one.
+
+    Raises:
+        InvalidRequest: One is.
+    """
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
+        if names.count(name) > 1:
+            # what a client calls its parameters is not repeated back
+            raise InvalidRequest("A parameter is given more than once.")
+
+
+def json_body(model: type[ModelT], *, optional: bool = False) -> Callable[..., Awaitable[ModelT]]:
+    """Make a dependency that reads a small JSON body, after whoever sends it is known.
+
+    FastAPI would read it first and ask for the key then.
+
+    Args:
+        optional: No body at all is as good as ``{}``.
+    """
+
+    async def read(request: Request, _caller: Annotated[Principal, Depends(caller)]) -> ModelT:
+        body = await _small_body(request)
+        if optional and not body:
+            return model()
+        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+            raise HTTPException(415, "The body should be application/json.")
+        return _parse(model, body)
+
+    return read
+
+
+async def _small_body(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_JSON_BYTES:
+            raise HTTPException(413, f"The body may have {MAX_JSON_BYTES} bytes.")
+    return bytes(body)
+
+
+def _parse(model: type[ModelT], body: bytes) -> ModelT:
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_context=False, include_input=False)
+        if details[0]["type"] == "json_invalid":
+            raise ClientError("The body is not JSON that can be read.") from None
+        raise InvalidRequest(
+            "Some fields have values that are not allowed.", errors=field_errors(details)
+        ) from None

@@ -1,0 +1,134 @@
+"""The OpenAPI document: what FastAPI cannot see for itself."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+
+from api import submission
+from api.errors import MEDIA_TYPE
+from api.multipart import FILE_FIELD
+from api.schemas import Problem
+from config import VERSION
+
+SUMMARY: Final = "Turns recordings into text."
+DESCRIPTION: Final = """\
+Send a file, get a job; ask for the job until it is completed, and read its text.
+
+Every call but `/health` and `/ready` carries an API key, as `X-API-Key: KEY` or
+`Authorization: Bearer KEY`. Every error is `application/problem+json` with a stable `code`.
+"""
+TAGS: Final = [
+    {"name": "jobs", "description": "Submit recordings, follow them, read what was said."},
+    {"name": "admin", "description": "For operators: needs a key with the scope `admin`."},
+    {"name": "health", "description": "For load balancers: needs no key and tells no details."},
+]
+
+Responses = dict[int | str, dict[str, Any]]
+
+_EXPLANATIONS: Final = {
+    400: "The request cannot be read.",
+    401: "No key, or not a good one.",
+    403: "The key lacks the scope.",
+    404: "There is no such job, or it is not yours.",
+    406: "No format that the client accepts.",
+    408: "The body stopped arriving.",
+    409: "The job's status does not allow it.",
+    410: "The upload is no longer kept.",
+    413: "The body is too large.",
+    415: "The body is of another media type.",
+    416: "The range lies outside of the upload.",
+    422: "A field has a value that is not allowed.",
+    503: "PostgreSQL or the store of uploads is away; try again later.",
+    507: "Not enough free disk space; try again later.",
+}
+
+
+def problems(*statuses: int) -> Responses:
+    """Describe the errors of a route."""
+    return {status: _problem(status) for status in statuses}
+
+
+def _problem(status: int) -> dict[str, Any]:
+    explanation = _EXPLANATIONS.get(status, HTTPStatus(status).phrase)
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {"description": explanation, "content": {MEDIA_TYPE: {"schema": schema}}}
+
+
+def upload_body() -> dict[str, Any]:
+    """Describe the form of a submission, which is read by hand."""
+    properties = {
+        FILE_FIELD: {
+            "type": "string",
+            "format": "binary",
+            "description": "Audio, or video with sound.",
+        },
+        **{
+            name: {**field.schema, "description": field.description}
+            for name, field in submission.FIELDS.items()
+        },
+    }
+    schema = {"type": "object", "required": [FILE_FIELD], "properties": properties}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {"multipart/form-data": {"schema": schema}},
+        },
+        "parameters": [
+            {
+                "name": name,
+                "in": "query",
+                "required": False,
+                "description": f"The same as the form's `{name}`.",
+                "schema": dict(field.schema),
+            }
+            for name, field in submission.FIELDS.items()
+        ],
+    }
+
+
+def json_request(model_name: str, *, required: bool) -> dict[str, Any]:
+    """Describe a JSON body that a dependency of ours reads."""
+    schema = {"$ref": f"#/components/schemas/{model_name}"}
+    return {
+        "requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}
+    }
+
+
+def install(app: FastAPI, *bodies: type[BaseModel]) -> None:
+    """Let the app describe itself with our own error, and with the bodies that are read by hand."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app, bodies)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+def _document(app: FastAPI, bodies: tuple[type[BaseModel], ...]) -> dict[str, Any]:
+    document = get_openapi(
+        title=app.title,
+        version=VERSION,
+        summary=SUMMARY,
+        description=DESCRIPTION,
+        routes=app.routes,
+        tags=TAGS,
+    )
+    schemas = document["components"]["schemas"]
+    models: tuple[type[BaseModel], ...] = (Problem, *bodies)
+    for model in models:
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas.update(schema.pop("$defs", {}))
+        schemas[model.__name__] = schema
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    for path in document["paths"].values():
+        for operation in path.values():
+            if "422" in operation["responses"]:
+                operation["responses"]["422"] = _problem(422)
+    return document

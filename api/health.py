@@ -1,0 +1,36 @@
+"""Probes: whether the web process lives, and whether it could accept a job. They tell no more."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.exceptions import HTTPException
+from starlette.responses import RedirectResponse
+
+from api.dependencies import ServicesDep
+from api.documentation import problems
+from api.schemas import Health, Ready
+from config import VERSION
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/", include_in_schema=False)
+async def root(services: ServicesDep) -> RedirectResponse:
+    return RedirectResponse("docs" if services.settings.docs_enabled else "health")
+
+
+# A coroutine: it answers although every thread waits for a database that is away.
+@router.get("/health", summary="Whether the service lives")
+async def health() -> Health:
+    return Health(version=VERSION)
+
+
+@router.get("/ready", summary="Whether a job would be accepted", responses=problems(503))
+def ready(services: ServicesDep) -> Ready:
+    if not services.readiness:
+        raise HTTPException(503, "The service cannot accept a job now.")
+    return Ready()
+
+
+router.add_api_route("/health", health, methods=["HEAD"], include_in_schema=False)
+router.add_api_route("/ready", ready, methods=["HEAD"], include_in_schema=False)

@@ -1,0 +1,224 @@
+"""Jobs: lists, one job, what may be changed of it, cancelling and deleting."""
+
+from __future__ import annotations
+
+import uuid
+from http import HTTPStatus
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Response
+from pydantic import ConfigDict
+from sqlalchemy.orm import Session
+
+from api import cursors, submission
+from api.dependencies import (
+    Deleter,
+    JobId,
+    Reader,
+    ServicesDep,
+    Writer,
+    json_body,
+    single_values,
+)
+from api.documentation import Responses, json_request, problems
+from api.schemas import Body, Job, JobDetail, JobList, JobPatch
+from api.services import Services
+from auth import Principal
+from celery_app import LANES
+from errors import ConflictError, JobFinished, NotAllowed, NotFound
+from jobs import edits, lifecycle, queries
+from jobs.queries import JobView
+from models import FINAL, JobStatus, Priority
+
+router = APIRouter(tags=["jobs"], dependencies=[Depends(single_values)])
+
+#: Between two questions after the same job: a minute of audio a second, within these.
+POLL_SECONDS_MIN: Final = 1
+POLL_SECONDS_MAX: Final = 15
+CANCELLED: Final = "Job cancelled successfully"
+CANCELLING: Final[Responses] = {
+    202: {
+        "description": "A worker has the job, and stops at the end of the window it is at.",
+        "model": JobDetail,
+    }
+}
+
+
+class Page(Body):
+    """Which part of a list is wanted."""
+
+    model_config = ConfigDict(strict=False)
+
+    limit: int = Query(50, ge=1, le=100)
+    cursor: str | None = Query(None, description="`next_cursor` of the page before.")
+
+
+class JobFilter(Page):
+    """Which jobs are wanted."""
+
+    status: JobStatus | None = Query(None)
+
+
+@router.get(
+    "/jobs",
+    summary="List jobs, newest first",
+    responses=problems(400, 401, 403, 422, 503),
+)
+def index(
+    request: Request,
+    response: Response,
+    principal: Reader,
+    services: ServicesDep,
+    wanted: Annotated[JobFilter, Query()],
+) -> JobList:
+    of = f"jobs/{principal.reach}/{wanted.status}"
+    before = cursors.decode(wanted.cursor, of=of)
+    with services.transaction() as session:
+        total = queries.count(session, owner_id=principal.reach, status=wanted.status)
+        views = queries.page(
+            session,
+            owner_id=principal.reach,
+            status=wanted.status,
+            before=before,
+            limit=wanted.limit + 1,
+        )
+    cursor = None
+    if len(views) > wanted.limit:
+        cursor = cursors.encode(views[wanted.limit - 1].job.id, of=of)
+        response.headers["Link"] = cursors.next_link(request, cursor)
+    root = request.scope.get("root_path", "")
+    shown = [Job.of(view, root=root) for view in views[: wanted.limit]]
+    return JobList(jobs=shown, total=total, next_cursor=cursor)
+
+
+@router.get(
+    "/jobs/{job_id}",
+    summary="Ask after a job",
+    description="While it is not final, `Retry-After` tells when to ask again.",
+    responses=problems(401, 403, 404, 503),
+)
+def show(
+    request: Request, response: Response, job_id: JobId, principal: Reader, services: ServicesDep
+) -> JobDetail:
+    with services.transaction() as session:
+        shown = read(session, job_id, principal, request)
+    if shown.status not in FINAL:
+        response.headers["Retry-After"] = str(poll_seconds(shown))
+    return shown
+
+
+@router.patch(
+    "/jobs/{job_id}",
+    summary="Change priority or metadata",
+    responses=problems(400, 401, 403, 404, 409, 413, 415, 422, 503),
+    openapi_extra=json_request(JobPatch.__name__, required=True),
+)
+def change(
+    request: Request,
+    job_id: JobId,
+    principal: Writer,
+    services: ServicesDep,
+    background: BackgroundTasks,
+    wanted: Annotated[JobPatch, Depends(json_body(JobPatch))],
+) -> JobDetail:
+    if wanted.priority is Priority.HIGH and not principal.may_use_high:
+        raise NotAllowed("This key may not ask for the priority high.")
+    with services.transaction() as session:
+        view = find(session, job_id, principal)
+        if wanted.metadata is not None:
+            edits.set_metadata(
+                session, job_id, submission.storable(wanted.metadata), owner_id=principal.reach
+            )
+        if wanted.priority is not None and wanted.priority != view.job.priority:
+            _change_priority(session, job_id, principal, wanted.priority)
+            background.add_task(_publish_due, services, job_id)
+        session.expire_all()
+        return read(session, job_id, principal, request)
+
+
+@router.post(
+    "/jobs/{job_id}/cancel",
+    summary="Cancel a job",
+    responses=CANCELLING | problems(401, 403, 404, 409, 503),
+)
+def cancel(
+    request: Request, response: Response, job_id: JobId, principal: Writer, services: ServicesDep
+) -> JobDetail:
+    with services.transaction() as session:
+        status = lifecycle.cancel(session, job_id, owner_id=principal.reach)
+        shown = read(session, job_id, principal, request)
+    if status is None:
+        raise JobFinished
+    if status is JobStatus.CANCELLED:
+        return shown.model_copy(update={"message": CANCELLED})
+    response.status_code = HTTPStatus.ACCEPTED
+    response.headers["Retry-After"] = str(POLL_SECONDS_MIN)
+    return shown
+
+
+@router.delete(
+    "/jobs/{job_id}",
+    status_code=204,
+    summary="Delete a job and its upload",
+    description="What is not final is cancelled first.",
+    responses=problems(401, 403, 404, 503),
+)
+def delete(job_id: JobId, principal: Deleter, services: ServicesDep) -> None:
+    with services.transaction() as session:
+        if not edits.delete_job(session, job_id, owner_id=principal.reach):
+            raise NotFound
+        # before the commit: should the store be away, the row stays, and may be deleted again
+        services.uploads.delete(job_id)
+
+
+def find(session: Session, job_id: uuid.UUID, principal: Principal) -> JobView:
+    """Look up a job within the caller's reach.
+
+    Raises:
+        NotFound: There is none, or it is somebody else's.
+    """
+    view = queries.find(session, job_id, owner_id=principal.reach)
+    if view is None:
+        raise NotFound
+    return view
+
+
+def read(session: Session, job_id: uuid.UUID, principal: Principal, request: Request) -> JobDetail:
+    """Show a job within the caller's reach.
+
+    Raises:
+        NotFound: There is none, or it is somebody else's.
+    """
+    view = find(session, job_id, principal)
+    return detail(session, view, request.scope.get("root_path", ""))
+
+
+def detail(session: Session, view: JobView, root: str, **more: Any) -> JobDetail:
+    """Show a job with its text and its place in the queue."""
+    position = None
+    if view.job.status == JobStatus.PENDING:
+        position = queries.queue_position(session, view.job, lanes=LANES)
+    return JobDetail.of(
+        view, root=root, **{"transcription": view.text, "queue_position": position, **more}
+    )
+
+
+def poll_seconds(job: Job) -> int:
+    """When to ask again, in seconds."""
+    seconds = round((job.audio_seconds or 0) / 60)
+    return max(POLL_SECONDS_MIN, min(seconds, POLL_SECONDS_MAX))
+
+
+def _change_priority(
+    session: Session, job_id: uuid.UUID, principal: Principal, priority: Priority
+) -> None:
+    if not edits.set_priority(session, job_id, priority, owner_id=principal.reach):
+        raise ConflictError("Only a job that waits can change its priority.")
+
+
+def _publish_due(services: Services, job_id: uuid.UUID) -> None:
+    """Ring for a job in its new lane; the message in the old one will find it taken."""
+    with services.transaction() as session:
+        view = queries.find(session, job_id, owner_id=None)
+    if view is not None and view.job.status == JobStatus.PENDING:
+        services.publish(job_id, view.job.lane)

@@ -1,0 +1,203 @@
+"""What surrounds every request: an id, a line in the log, headers, and how connections end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import Collection
+from contextlib import suppress
+from http import HTTPStatus
+from typing import Final
+
+from starlette.datastructures import URL, Headers, MutableHeaders
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import RedirectResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+import telemetry
+
+logger = logging.getLogger(__name__)
+
+#: What a client may call its request; anything else gets an id of ours.
+REQUEST_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
+#: Asked by load balancers and container engines, over plain HTTP and by address.
+PROBES: Final = frozenset({"/health", "/ready"})
+DOCS: Final = "/docs"
+
+SECURITY_HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Frame-Options": "DENY",
+}
+CONTENT_POLICY: Final = "default-src 'none'; frame-ancestors 'none'; sandbox"
+#: Swagger's page loads its script and style from where FastAPI says, and reads /openapi.json.
+DOCS_CONTENT_POLICY: Final = (
+    "default-src 'none'; script-src https: 'unsafe-inline'; style-src https: 'unsafe-inline';"
+    " img-src https: data:; connect-src 'self'; frame-ancestors 'none'"
+)
+STRICT_TRANSPORT: Final = "max-age=31536000"
+
+#: How long the rest of a body is read and thrown away after it was refused. Closing at once
+#: would reset the connection, and a client that is still sending would never see the answer.
+LINGER_SECONDS: Final = 5.0
+
+
+class RequestMiddleware:
+    """Gives each request an id and its answer the headers that every answer has, and logs both."""
+
+    def __init__(self, app: ASGIApp, *, https_only: bool) -> None:
+        self._app = app
+        self._https_only = https_only
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+        started_at = time.perf_counter()
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                self._add_headers(MutableHeaders(scope=message), scope, request_id)
+            await send(message)
+
+        with telemetry.bind(request_id=request_id):
+            try:
+                await self._app(scope, receive, send_with_headers)
+            finally:
+                _log(scope, status, time.perf_counter() - started_at)
+
+    def _add_headers(self, headers: MutableHeaders, scope: Scope, request_id: str) -> None:
+        headers["X-Request-ID"] = request_id
+        for name, value in SECURITY_HEADERS.items():
+            headers.setdefault(name, value)
+        docs = scope["path"].startswith(DOCS)
+        headers.setdefault(
+            "Content-Security-Policy", DOCS_CONTENT_POLICY if docs else CONTENT_POLICY
+        )
+        if self._https_only:
+            headers.setdefault("Strict-Transport-Security", STRICT_TRANSPORT)
+
+
+def _request_id(scope: Scope) -> str:
+    sent = Headers(scope=scope).get("x-request-id", "")
+    return sent if REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
+
+
+def _log(scope: Scope, status: int, elapsed_seconds: float) -> None:
+    # the path of the route, not of the request: ids are bound elsewhere, and a path that leads
+    # nowhere may hold anything
+    route = scope.get("route")
+    level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
+    logger.log(
+        level,
+        "request answered",
+        extra={
+            "method": scope["method"],
+            "route": getattr(route, "path", None),
+            "status": status,
+            "elapsed_ms": round(elapsed_seconds * 1000, 1),
+        },
+    )
+
+
+class LingerMiddleware:
+    """Answers a body that was not read, then reads on for a while before it closes.
+
+    The connection cannot be used again: the rest of the body would be taken for a request.
+    """
+
+    def __init__(self, app: ASGIApp, *, linger_seconds: float = LINGER_SECONDS) -> None:
+        self._app = app
+        self._linger_seconds = linger_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not _has_body(scope):
+            await self._app(scope, receive, send)
+            return
+        unread = True
+
+        async def receive_noting() -> Message:
+            nonlocal unread
+            message = await receive()
+            unread = message["type"] == "http.request" and message.get("more_body", False)
+            return message
+
+        async def send_lingering(message: Message) -> None:
+            if not unread:
+                await send(message)
+            elif message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["Connection"] = "close"
+                await send(message)
+            elif message.get("more_body", False):
+                await send(message)
+            else:
+                await send({**message, "more_body": True})
+                await self._drain(receive)
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        await self._app(scope, receive_noting, send_lingering)
+
+    async def _drain(self, receive: Receive) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._linger_seconds):
+                while (await receive()).get("more_body", False):
+                    pass
+
+
+def _has_body(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+
+
+class SlashMiddleware:
+    """Answers ``/jobs/`` as ``/jobs``: a redirect would lose a body that is on its way."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and len(scope["path"]) > 1 and scope["path"].endswith("/"):
+            scope["path"] = scope["path"][:-1]
+        await self._app(scope, receive, send)
+
+
+class HTTPSMiddleware:
+    """Redirects plain HTTP. A proxy in front says in ``X-Forwarded-Proto`` what it was asked by."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in PROBES or _is_https(scope):
+            await self._app(scope, receive, send)
+            return
+        url = URL(scope=scope).replace(scheme="https")
+        response = RedirectResponse(str(url), HTTPStatus.PERMANENT_REDIRECT)
+        await response(scope, receive, send)
+
+
+def _is_https(scope: Scope) -> bool:
+    forwarded = Headers(scope=scope).get("x-forwarded-proto")
+    return bool((forwarded or scope["scheme"]) == "https")
+
+
+class HostMiddleware:
+    """Refuses requests for other hosts than ours, probes excepted."""
+
+    def __init__(self, app: ASGIApp, *, hosts: Collection[str]) -> None:
+        self._app = app
+        self._trusted = TrustedHostMiddleware(app, list(hosts), www_redirect=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._app if scope.get("path") in PROBES else self._trusted
+        await app(scope, receive, send)

@@ -1,0 +1,405 @@
+"""The bodies of requests and answers, as clients see them.
+
+The first version's words stay: ``job_id``, ``progress`` in percent, ``transcription``,
+``error_type`` and so on, beside what is new.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+
+from api import filenames
+from jobs.queries import DeadLetter, JobView, WorkerView
+from models import FINAL, ErrorLog, JobStatus, Priority, TranscriptionJob
+
+#: Not ``Z``: Python before 3.11 cannot read that.
+Time = Annotated[
+    datetime,
+    PlainSerializer(lambda value: value.astimezone(UTC).isoformat(), return_type=str),
+    Field(examples=["2026-11-22T16:03:29.123456+00:00"]),
+]
+Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+
+MESSAGES: Final = {
+    JobStatus.PENDING: "The job waits for a worker.",
+    JobStatus.PROCESSING: "A worker has the job.",
+    JobStatus.COMPLETED: "The job is done.",
+    JobStatus.FAILED: "The job was given up.",
+    JobStatus.CANCELLED: "The job was cancelled.",
+}
+CANCELLING: Final = "The job will stop at the end of the window it is at."
+RETRYING: Final = "An attempt failed; the job waits for the next one."
+
+
+class Answer(BaseModel):
+    """What we send."""
+
+    model_config = ConfigDict(from_attributes=True, ser_json_inf_nan="null")
+
+
+class Body(BaseModel):
+    """What we are sent: nothing that we do not know."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Links(Answer):
+    """Where to go from a job; null where there is nothing."""
+
+    self: str
+    result: str | None
+    audio: str | None
+    cancel: str | None
+
+
+class Job(Answer):
+    """A job, as lists show it."""
+
+    id: uuid.UUID
+    job_id: uuid.UUID
+    status: JobStatus
+    message: str = Field(description="The status in words.")
+    filename: str = Field(description="What the client called its file.")
+    progress: float = Field(description="Share done, in percent.", ge=0, le=100)
+    current_step: str | None = Field(description="What the running attempt is at.")
+    priority: Priority
+    engine: str
+    task: Literal["transcribe", "translate"]
+    model_size: str = Field(description="Model that was asked for.")
+    model_used: str | None = Field(description="Engine, model, device and number format.")
+    degraded: bool = Field(description="True when a smaller model was used for lack of memory.")
+    warnings: list[str] = Field(description="Codes of what to know about the result.")
+    language: str | None = Field(description="Language that was found, or until then asked for.")
+    language_probability: float | None
+    duration: float | None = Field(description="Length of the transcribed audio, in seconds.")
+    audio_seconds: float | None = Field(description="Length of the audio, in seconds.")
+    estimated: bool = Field(description="True while `audio_seconds` is a guess from the size.")
+    word_count: int | None
+    confidence: float | None = Field(description="Mean probability of a token, 0 to 1.")
+    attempt: int = Field(description="Attempts that were begun.")
+    max_attempts: int
+    next_attempt_at: Time | None = Field(description="No attempt starts before.")
+    created_at: Time
+    started_at: Time | None
+    completed_at: Time | None
+    cancel_requested_at: Time | None
+    error_type: str | None = Field(description="The same as `error_code`.")
+    error_code: str | None = Field(description="Code of the last failed attempt.")
+    error_message: str | None
+    failure_reason: str | None = Field(description="Why the job was given up.")
+    metadata: dict[str, Any] = Field(description="The client's own.")
+    upload_bytes: int
+    upload_sha256: str
+    links: Links
+
+    @classmethod
+    def of(cls, view: JobView, *, root: str = "", **more: Any) -> Self:
+        """Show a job.
+
+        Args:
+            root: Path under which a proxy serves us.
+            more: Fields of a subclass, or others than the row's.
+        """
+        return cls(**{**_fields(view, root), **more})
+
+
+class JobDetail(Job):
+    """A job, with its text when it is completed."""
+
+    transcription: str | None = Field(description="The text, once the job is completed.")
+    queue_position: int | None = Field(
+        description="About how many jobs go first, counting this one; null unless it waits."
+    )
+
+
+class JobList(Answer):
+    """A page of jobs, newest first."""
+
+    jobs: list[Job]
+    total: int = Field(description="How many there are on all pages.")
+    next_cursor: str | None = Field(description="For the next page; null on the last.")
+
+
+class JobPatch(Body):
+    """What may be changed of a job."""
+
+    priority: Annotated[Priority, Field(strict=False)] | None = Field(
+        None, description="Only while it waits."
+    )
+    metadata: dict[str, Any] | None = Field(None, description="Replaces what was there.")
+
+
+class Attempt(Answer):
+    """One failed attempt."""
+
+    attempt: int
+    worker: str | None
+    code: str
+    message: str
+    traceback: str | None
+    context: dict[str, Any]
+    created_at: Time
+    resolved: bool
+    resolved_at: Time | None
+    resolved_by: str | None = Field(description="Shown name of the API key.")
+    notes: str | None
+
+    @classmethod
+    def of(cls, log: ErrorLog) -> Attempt:
+        return cls(
+            attempt=log.attempt,
+            worker=log.worker_name,
+            code=log.error_code,
+            message=log.error_message,
+            traceback=log.traceback,
+            context=log.context,
+            created_at=log.created_at,
+            resolved=log.resolved,
+            resolved_at=log.resolved_at,
+            resolved_by=log.resolved_by,
+            notes=log.resolution_notes,
+        )
+
+
+class FailedJob(Answer):
+    """An entry of the dead letter queue."""
+
+    id: uuid.UUID
+    job_id: uuid.UUID
+    type: str = Field(description="Why it was given up.")
+    code: str | None = Field(description="Code of the last failed attempt.")
+    message: str | None
+    owner: str
+    filename: str
+    model_size: str
+    priority: Priority
+    created_at: Time
+    failed_at: Time | None
+    resolved: bool
+    permanent: bool = Field(description="True when the input is at fault.")
+    attempts: list[Attempt]
+
+    @classmethod
+    def of(cls, letter: DeadLetter, *, permanent: bool) -> FailedJob:
+        job = letter.job
+        return cls(
+            id=job.id,
+            job_id=job.id,
+            type=job.failure_reason or "",
+            code=job.error_code,
+            message=job.error_message,
+            owner=letter.owner_name,
+            filename=job.client_filename,
+            model_size=job.model_name,
+            priority=Priority(job.priority),
+            created_at=job.created_at,
+            failed_at=job.completed_at,
+            resolved=letter.resolved,
+            permanent=permanent,
+            attempts=[Attempt.of(log) for log in letter.attempts],
+        )
+
+
+class FailedJobList(Answer):
+    """A page of the dead letter queue, newest first."""
+
+    errors: list[FailedJob]
+    total: int = Field(description="How many there are on all pages.")
+    next_cursor: str | None = Field(description="For the next page; null on the last.")
+
+
+class Retry(Body):
+    """How to send a failed job round again."""
+
+    model_size: str | None = Field(None, description="Another model; begins from the start.")
+
+
+class Resolution(Body):
+    """What was done about a failed job."""
+
+    notes: Annotated[Text, Field(max_length=4000)] | None = None
+
+
+class Health(Answer):
+    """That the web process lives."""
+
+    status: Literal["healthy"] = "healthy"
+    version: str
+
+
+class Ready(Answer):
+    """That a job would be accepted."""
+
+    status: Literal["ready"] = "ready"
+
+
+class Lane(Answer):
+    """One queue, in both of its places."""
+
+    waiting: int = Field(description="Jobs that wait, or failed and are not resolved.")
+    messages: int | None = Field(description="Messages in Redis; null when it does not answer.")
+    oldest_seconds: float | None = Field(description="How long the one due longest has waited.")
+
+
+class Queues(Answer):
+    """What waits and what is worked on."""
+
+    pending: int
+    processing: int
+    oldest_processing_seconds: float | None
+    high: Lane
+    normal: Lane
+    retry: Lane
+    dlq: Lane
+
+
+class WorkerState(Answer):
+    """A process, as it last said."""
+
+    name: str
+    role: str
+    alive: bool = Field(description="False when it has been silent for longer than a lease.")
+    queues: list[str]
+    slots: int = Field(description="Jobs that it can run at once.")
+    running: int
+    draining: bool
+    started_at: Time
+    seen_at: Time
+    model_pool: dict[str, Any]
+
+    @classmethod
+    def of(cls, view: WorkerView, *, lease_seconds: float) -> WorkerState:
+        worker = view.worker
+        return cls(
+            name=worker.name,
+            role=worker.role,
+            alive=view.silent_seconds <= lease_seconds,
+            queues=worker.queues,
+            slots=worker.slots,
+            running=worker.running,
+            draining=worker.draining,
+            started_at=worker.started_at,
+            seen_at=worker.seen_at,
+            model_pool=worker.pool,
+        )
+
+
+class DatabasePool(Answer):
+    """Connections of this web process."""
+
+    size: int
+    checked_out: int
+    checked_in: int
+    overflow: int
+
+
+class Disk(Answer):
+    """Where uploads are kept."""
+
+    free_bytes: int
+    total_bytes: int
+    floor_bytes: int = Field(description="Uploads are refused when less would stay free.")
+
+
+class AdminHealth(Answer):
+    """How the whole service is."""
+
+    status: Literal["healthy", "degraded"]
+    version: str
+    database: Literal["connected"] = "connected"
+    redis: Literal["connected", "disconnected"]
+    queues: Queues
+    workers: list[WorkerState]
+    model_pool: dict[str, Any] = Field(description="The pools of all live workers together.")
+    database_pool: DatabasePool
+    disk: Disk | None = Field(description="Null when the store of uploads does not answer.")
+    error_rate_1h: str = Field(
+        description="Of the jobs that ended in the last hour, those that failed for no fault of"
+        " their input.",
+        examples=["12.34%"],
+    )
+    unresolved_errors: int
+
+
+class Problem(Answer):
+    """What went wrong (RFC 9457)."""
+
+    type: str = Field(examples=["about:blank"])
+    title: str = Field(examples=["Not Found"])
+    status: int = Field(examples=[404])
+    detail: str = Field(examples=["There is no such thing, or it is not yours."])
+    instance: str
+    code: str = Field(description="Stable; for programs.", examples=["not_found"])
+    request_id: str
+    errors: list[dict[str, str]] | None = Field(
+        None, description="Which fields are wrong: `pointer`, `code`, `message`."
+    )
+
+
+def path_of(job_id: uuid.UUID, root: str = "") -> str:
+    return f"{root}/jobs/{job_id}"
+
+
+def _fields(view: JobView, root: str) -> dict[str, Any]:
+    job = view.job
+    waits = job.status == JobStatus.PENDING
+    return {
+        "id": job.id,
+        "job_id": job.id,
+        "status": job.status,
+        "message": _message(job),
+        "filename": job.client_filename or filenames.DEFAULT,
+        "progress": round(job.progress * 100, 1),
+        "current_step": job.current_step,
+        "priority": job.priority,
+        "engine": job.engine_name,
+        "task": "translate" if job.translate else "transcribe",
+        "model_size": job.model_name,
+        "model_used": job.model_used,
+        "degraded": job.degraded,
+        "warnings": job.warnings,
+        "language": view.language or job.language,
+        "language_probability": view.language_probability,
+        "duration": job.audio_seconds if job.status == JobStatus.COMPLETED else None,
+        "audio_seconds": job.audio_seconds,
+        "estimated": job.audio_estimated,
+        "word_count": view.word_count,
+        "confidence": view.confidence,
+        "attempt": job.attempt,
+        "max_attempts": job.max_attempts,
+        "next_attempt_at": job.not_before if waits else None,
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "completed_at": job.completed_at,
+        "cancel_requested_at": job.cancel_requested_at,
+        "error_type": job.error_code,
+        "error_code": job.error_code,
+        "error_message": job.error_message,
+        "failure_reason": job.failure_reason,
+        "metadata": job.client_metadata,
+        "upload_bytes": job.upload_bytes,
+        "upload_sha256": job.upload_sha256.hex(),
+        "links": _links(job, root),
+    }
+
+
+def _message(job: TranscriptionJob) -> str:
+    if job.status == JobStatus.PROCESSING and job.cancel_requested_at is not None:
+        return CANCELLING
+    if job.status == JobStatus.PENDING and job.error_code is not None:
+        return RETRYING
+    return MESSAGES[JobStatus(job.status)]
+
+
+def _links(job: TranscriptionJob, root: str) -> Links:
+    path = path_of(job.id, root)
+    return Links(
+        self=path,
+        result=f"{path}/result" if job.status == JobStatus.COMPLETED else None,
+        audio=f"{path}/audio" if job.upload_deleted_at is None else None,
+        cancel=None if job.status in FINAL else f"{path}/cancel",
+    )

@@ -1,0 +1,136 @@
+"""What the routes work with: made from settings, started and closed with the web process."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from sqlalchemy import select
+from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.orm import Session
+
+from auth import FirstKeys
+from celery_app import TRANSCRIBE, Doorbell, make_celery, make_redis
+from config import Settings
+from database import get_db_session, make_engine, make_sessions
+from errors import DatabaseUnavailable, ServiceError
+from jobs import lifecycle
+from jobs.uploads import UploadStore
+from models import Owner
+
+logger = logging.getLogger(__name__)
+
+#: Where the operator finds the first key, in STATE_DIR.
+KEY_FILE: Final = "admin.key"
+#: An answer about readiness serves everybody for so long: whoever asks without a key cannot keep
+#: PostgreSQL busy.
+READY_SECONDS: Final = 1.0
+#: SQLSTATEs of a database that the migrations have not reached yet: no such table, no such column.
+NOT_MIGRATED: Final = {"42P01", "42703"}
+
+
+class Readiness:
+    """Whether something holds, looked up at most once in a while."""
+
+    def __init__(self, holds: Callable[[], bool]) -> None:
+        self._holds = holds
+        self._lock = threading.Lock()
+        self._looked_at = float("-inf")
+        self._answer = False
+
+    def __bool__(self) -> bool:
+        # whoever comes while somebody looks takes the last answer, and does not wait
+        if self._lock.acquire(blocking=False):
+            try:
+                if time.monotonic() - self._looked_at > READY_SECONDS:
+                    self._answer = self._holds()
+                    self._looked_at = time.monotonic()
+            finally:
+                self._lock.release()
+        return self._answer
+
+
+class Services:
+    """Everything that stands behind the routes. Nothing connects until it is used.
+
+    Raises:
+        SettingsError: Something that is needed is not set.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.engine = make_engine(settings, name="transcription-web")
+        self.sessions = make_sessions(self.engine)
+        self.uploads = UploadStore(
+            settings.uploads_path,
+            max_bytes=settings.max_upload_bytes,
+            min_free_bytes=settings.min_free_bytes,
+        )
+        self.redis = make_redis(settings)
+        self.doorbell = Doorbell.of(
+            make_celery(settings), self.redis, budget_seconds=settings.publish_budget_ms / 1000
+        )
+        self.first_keys = FirstKeys(
+            (key.get_secret_value() for key in settings.api_keys),
+            settings.state_dir.expanduser().absolute() / KEY_FILE,
+        )
+        self.readiness = Readiness(self._could_accept)
+
+    def start(self) -> None:
+        """Make the store of uploads ready, and enter the first keys if PostgreSQL is there.
+
+        Raises:
+            StorageUnavailable: Uploads cannot be stored.
+            SettingsError: The first key cannot be written to its file.
+        """
+        self.uploads.prepare()
+        try:
+            self.first_keys.ensure(self.transaction)
+        except DatabaseUnavailable:
+            logger.warning("the database is away; keys are entered when it answers")
+
+    def close(self) -> None:
+        self.doorbell.close()
+        self.redis.close()
+        self.engine.dispose()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """One transaction: committed at the end, rolled back on an error.
+
+        Raises:
+            DatabaseUnavailable: PostgreSQL is away, or not migrated yet.
+        """
+        try:
+            with get_db_session(self.sessions) as session:
+                yield session
+        except ProgrammingError as error:
+            if getattr(error.orig, "pgcode", None) in NOT_MIGRATED:
+                raise DatabaseUnavailable("The database is not migrated yet.") from error
+            raise
+
+    def publish(self, job_id: uuid.UUID, lane: str) -> None:
+        """Ring for a worker, after the commit. Failing is harmless: the dispatcher rings later."""
+        if not self.doorbell.ring(TRANSCRIBE, job_id, lane):
+            return
+        try:
+            with self.transaction() as session:
+                lifecycle.dispatched(
+                    session, job_id, redispatch_seconds=self.settings.redispatch_seconds
+                )
+        except DatabaseUnavailable:
+            logger.warning("job may be published twice", extra={"job_id": str(job_id)})
+
+    def _could_accept(self) -> bool:
+        try:
+            self.uploads.require_free(0)
+            with self.transaction() as session:
+                session.execute(select(Owner.id).limit(1))
+        except ServiceError:
+            return False
+        return True

@@ -1,0 +1,286 @@
+"""What a submission may say beside its file, in the form or in the query, and what it means."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from api.errors import field_error, invalid
+from config import Settings
+from errors import InvalidRequest, NotAllowed, SettingsError, UnknownModel
+from models import Priority
+from speech.engines import catalogue
+from speech.engines.languages import LANGUAGES
+
+MAX_PROMPT_CHARS: Final = 4_000
+MAX_METADATA_BYTES: Final = 16 * 1024
+AUTO: Final = "auto"
+#: Warning of a job whose model knows a few words only.
+DEMO_WARNING: Final = "demo_model"
+#: Compressed speech at 128 kbit/s. Only the order of magnitude matters, until the file is opened.
+BYTES_PER_SECOND: Final = 16_000
+
+_BOOLEANS: Final = {
+    **dict.fromkeys(("true", "1", "yes", "on"), True),
+    **dict.fromkeys(("false", "0", "no", "off"), False),
+}
+_LANGUAGE_CODES: Final = {
+    **{code: code for code in LANGUAGES},
+    **{name: code for code, name in LANGUAGES.items()},
+}
+_TASKS: Final = {"transcribe": False, "translate": True}
+#: Trained without translation: asked to, it writes down what was said.
+_CANNOT_TRANSLATE: Final = frozenset({catalogue.resolve("turbo").name})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """How a client wants its file transcribed."""
+
+    engine_name: str
+    #: The model's own name, also where an alias was asked for.
+    model_name: str
+    #: None means detect.
+    language: str | None = None
+    translate: bool = False
+    priority: Priority = Priority.NORMAL
+    initial_prompt: str | None = None
+    word_timestamps: bool = False
+    client_metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Codes of what the client should know from the start."""
+        return (DEMO_WARNING,) if self.model_name == catalogue.DEMO else ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defaults:
+    """What holds where a client says nothing."""
+
+    engine_name: str
+    model_name: str
+
+    @classmethod
+    def of(cls, settings: Settings) -> Defaults:
+        """Take them from the settings.
+
+        Raises:
+            SettingsError: The default model does not exist.
+        """
+        try:
+            spec = catalogue.resolve(settings.whisper_model_size)
+        except UnknownModel as error:
+            names = ", ".join(catalogue.NAMES)
+            raise SettingsError(
+                f"WHISPER_MODEL_SIZE={settings.whisper_model_size}: Input should be one of {names}"
+            ) from error
+        return cls(engine_name=settings.whisper_engine, model_name=spec.name)
+
+
+def model_name(sent: str) -> str:
+    """Read a model's name or alias.
+
+    Raises:
+        UnknownModel: There is none.
+    """
+    try:
+        return catalogue.resolve(sent).name
+    except UnknownModel as error:
+        message = f"It should be one of: {', '.join(catalogue.NAMES)}."
+        raise UnknownModel(
+            "There is no model of that name.",
+            errors=[field_error("model_size", UnknownModel.code, message)],
+        ) from error
+
+
+def language(sent: str) -> str | None:
+    """Read a language: a code, an English name, a tag such as en-GB, or ``auto``."""
+    name = sent.lower()
+    if name == AUTO:
+        return None
+    code = _LANGUAGE_CODES.get(name) or _LANGUAGE_CODES.get(name.replace("_", "-").split("-")[0])
+    if code is None:
+        raise invalid(
+            "language", "unknown_language", "It should be a code such as en, es, de; or auto."
+        )
+    return code
+
+
+def metadata(sent: str) -> dict[str, Any]:
+    """Read a JSON object that PostgreSQL can keep."""
+    if len(sent.encode()) > MAX_METADATA_BYTES:
+        raise invalid("metadata", "too_long", f"It may have {MAX_METADATA_BYTES} bytes.")
+    try:
+        value = json.loads(sent)
+    except (ValueError, RecursionError):
+        raise invalid("metadata", "json_invalid", "It should be JSON.") from None
+    return storable(value)
+
+
+def storable(value: object) -> dict[str, Any]:
+    """Make sure that a value is a JSON object, and that PostgreSQL's JSONB can hold it."""
+    if not isinstance(value, dict):
+        raise invalid("metadata", "dict_type", "It should be a JSON object.")
+    if not _is_storable(value):
+        raise invalid(
+            "metadata", "not_storable", "It holds NUL, half a surrogate pair, or no number."
+        )
+    return value
+
+
+def _is_storable(value: object) -> bool:
+    # a list of what is left and no recursion: the depth is the client's choice
+    rest = [value]
+    while rest:
+        item = rest.pop()
+        if isinstance(item, str) and ("\0" in item or not _is_text(item)):
+            return False
+        if isinstance(item, float) and not math.isfinite(item):
+            return False
+        if isinstance(item, dict):
+            rest += [*item.keys(), *item.values()]
+        elif isinstance(item, list):
+            rest += item
+    return True
+
+
+def _is_text(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _prompt(sent: str) -> str:
+    if len(sent) > MAX_PROMPT_CHARS:
+        raise invalid("initial_prompt", "too_long", f"It may have {MAX_PROMPT_CHARS} characters.")
+    return sent
+
+
+def _one_of(name: str, choices: Mapping[str, Any]) -> Callable[[str], Any]:
+    def read(sent: str) -> Any:
+        try:
+            return choices[sent.lower()]
+        except KeyError:
+            raise invalid(
+                name, "unknown_value", f"It should be one of: {', '.join(choices)}."
+            ) from None
+
+    return read
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One thing that a client may say."""
+
+    #: Its name in ``Wishes``.
+    wish: str
+    read: Callable[[str], Any]
+    description: str
+    schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
+
+
+FIELDS: Final[Mapping[str, Field]] = {
+    "model_size": Field(
+        "model_name",
+        model_name,
+        "Model; the service's default where it is not given.",
+        {"type": "string", "enum": list(catalogue.NAMES)},
+    ),
+    "language": Field(
+        "language",
+        language,
+        "Language that is spoken: a code such as `en`, or `auto` to detect it.",
+        {"type": "string", "default": AUTO, "examples": ["en"]},
+    ),
+    "task": Field(
+        "translate",
+        _one_of("task", _TASKS),
+        "Write down what is said, or translate it into English.",
+        {"type": "string", "enum": list(_TASKS), "default": "transcribe"},
+    ),
+    "priority": Field(
+        "priority",
+        _one_of("priority", {str(priority): priority for priority in Priority}),
+        "Jobs of priority `high` go first; whether a key may ask for it is on the key.",
+        {"type": "string", "enum": [str(p) for p in Priority], "default": str(Priority.NORMAL)},
+    ),
+    "word_timestamps": Field(
+        "word_timestamps",
+        _one_of("word_timestamps", _BOOLEANS),
+        "Whether the result tells when each word was said.",
+        {"type": "boolean", "default": False},
+    ),
+    "initial_prompt": Field(
+        "initial_prompt",
+        _prompt,
+        "Text that the model is told came before: names, spelling, style.",
+        {"type": "string", "maxLength": MAX_PROMPT_CHARS},
+    ),
+    "engine": Field(
+        "engine_name",
+        _one_of("engine", {name: name for name in catalogue.ENGINES}),
+        "Software that transcribes; the service's default where it is not given.",
+        {"type": "string", "enum": list(catalogue.ENGINES)},
+    ),
+    "metadata": Field(
+        "client_metadata",
+        metadata,
+        f"A JSON object of your own, up to {MAX_METADATA_BYTES} bytes; kept with the job.",
+        {"type": "string", "contentMediaType": "application/json"},
+    ),
+}
+
+
+def read(
+    query: Mapping[str, str],
+    form: Mapping[str, str],
+    defaults: Defaults,
+    *,
+    may_use_high: bool,
+) -> Wishes:
+    """Understand what a client wants.
+
+    Raises:
+        InvalidRequest, UnknownModel: A field does not exist, has a value that is not allowed, or
+            another one in the form than in the query.
+        NotAllowed: The key may not ask for the priority ``high``.
+    """
+    values: dict[str, Any] = {
+        "engine_name": defaults.engine_name,
+        "model_name": defaults.model_name,
+    }
+    for name, sent in _merged(query, form).items():
+        values[FIELDS[name].wish] = FIELDS[name].read(sent)
+    wishes = Wishes(**values)
+    _require_ability(wishes)
+    if wishes.priority is Priority.HIGH and not may_use_high:
+        raise NotAllowed("This key may not ask for the priority high.")
+    return wishes
+
+
+def _merged(query: Mapping[str, str], form: Mapping[str, str]) -> dict[str, str]:
+    """Lay query and form over each other; what is blank was not said."""
+    merged: dict[str, str] = {}
+    for name, sent in [*query.items(), *form.items()]:
+        if name not in FIELDS:
+            raise InvalidRequest("There is no field of that name.", fields=list(FIELDS))
+        value = sent.strip()
+        if "\0" in value:
+            raise invalid(name, "not_text", "It should hold no NUL.")
+        if merged.get(name, value) != value:
+            raise invalid(name, "contradiction", "Query and form say different things.")
+        if value:
+            merged[name] = value
+    return merged
+
+
+def _require_ability(wishes: Wishes) -> None:
+    spec = catalogue.resolve(wishes.model_name)
+    if wishes.language is not None and wishes.language not in spec.languages:
+        raise invalid(
+            "language", "unknown_language", f"The model {spec.name} does not know this language."
+        )
+    if wishes.translate and spec.name in _CANNOT_TRANSLATE:
+        raise invalid("task", "cannot_translate", f"The model {spec.name} cannot translate.")

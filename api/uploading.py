@@ -1,0 +1,123 @@
+"""Receiving one upload: from the socket to the disk, in few and large steps."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+
+import anyio
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from api.multipart import MAX_OVERHEAD_BYTES, FormReader, boundary_of
+from api.submission import FIELDS, Defaults, Wishes, read
+from errors import UploadTooLarge
+from jobs.uploads import Upload, UploadStore, UploadWriter
+
+#: Handed to the disk at once: each step costs a change of threads.
+STEP_BYTES: Final = 2**20
+#: A client that sends nothing for so long has gone, whatever its connection says.
+IDLE_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """A whole submission: its file is on the disk."""
+
+    upload: Upload
+    filename: str
+    wishes: Wishes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reception:
+    """What the reading of one submission needs to know."""
+
+    job_id: uuid.UUID
+    query: Mapping[str, str]
+    defaults: Defaults
+    may_use_high: bool
+    idle_seconds: float = IDLE_SECONDS
+
+    def wishes(self, form: Mapping[str, str]) -> Wishes:
+        return read(self.query, form, self.defaults, may_use_high=self.may_use_high)
+
+
+async def receive(request: Request, store: UploadStore, reception: Reception) -> Received:
+    """Read a submission and keep its file; whatever goes wrong, nothing is left of it.
+
+    Raises:
+        ServiceError, HTTPException: The submission is wrong, too large, or there is no room.
+        ClientDisconnect: Its sender went away.
+    """
+    reception.wishes({})
+    reader = FormReader(
+        boundary_of(request.headers.get("content-type")),
+        known=list(FIELDS),
+        before_file=reception.wishes,
+    )
+    _require_plain(request)
+    expected_bytes = _expected_bytes(request, store)
+    async with _writing(store, reception.job_id, expected_bytes) as writer:
+        await _copy(request, reader, writer, reception.idle_seconds)
+        filename = reader.require_end()
+        wishes = reception.wishes(reader.fields)
+        upload = await run_in_threadpool(writer.finish)
+    return Received(upload=upload, filename=filename, wishes=wishes)
+
+
+def _require_plain(request: Request) -> None:
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    if encoding != "identity":
+        raise HTTPException(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body should have no Content-Encoding."
+        )
+
+
+def _expected_bytes(request: Request, store: UploadStore) -> int:
+    """About how large the file will be, from the size of the whole body; 0 when it is not told."""
+    length = int(request.headers.get("content-length", "0"))
+    if length > store.max_bytes + MAX_OVERHEAD_BYTES:
+        raise UploadTooLarge(max_bytes=store.max_bytes)
+    return min(length, store.max_bytes)
+
+
+@asynccontextmanager
+async def _writing(
+    store: UploadStore, job_id: uuid.UUID, expected_bytes: int
+) -> AsyncIterator[UploadWriter]:
+    def begin() -> UploadWriter:
+        return store.writer(job_id, expected_bytes=expected_bytes)
+
+    writer = await run_in_threadpool(begin)
+    try:
+        yield writer
+    finally:
+        # also when the server stops: what was not finished is deleted
+        with anyio.CancelScope(shield=True):
+            await run_in_threadpool(writer.close)
+
+
+async def _copy(
+    request: Request, reader: FormReader, writer: UploadWriter, idle_seconds: float
+) -> None:
+    pieces = aiter(request.stream())
+    while True:
+        try:
+            async with asyncio.timeout(idle_seconds):
+                data = await anext(pieces, b"")
+        except TimeoutError:
+            raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, "The body stopped arriving.") from None
+        if not data:
+            break
+        reader.feed(data)
+        if reader.waiting_bytes >= STEP_BYTES:
+            await run_in_threadpool(writer.write, reader.take())
+    if reader.waiting_bytes:
+        await run_in_threadpool(writer.write, reader.take())

@@ -1,0 +1,91 @@
+"""The web process: ``uvicorn app:app``. Composes what is in ``api``; nothing connects at import."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+
+from api import admin, documentation, errors, health, jobs, results, transcriptions
+from api.middleware import (
+    DOCS,
+    HostMiddleware,
+    HTTPSMiddleware,
+    LingerMiddleware,
+    RequestMiddleware,
+    SlashMiddleware,
+)
+from api.schemas import JobPatch, Resolution, Retry
+from api.services import Services
+from api.submission import Defaults
+from config import VERSION, Settings
+from errors import SettingsError
+from telemetry import configure_logging
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Compose the web process; it connects when it is started, not here.
+
+    Raises:
+        SettingsError: A setting that is needed is missing or wrong.
+    """
+    Defaults.of(settings)
+    services = Services(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(services.start)
+        try:
+            yield
+        finally:
+            await run_in_threadpool(services.close)
+
+    app = FastAPI(
+        title="Transcription",
+        version=VERSION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        docs_url=DOCS if settings.docs_enabled else None,
+        redoc_url=None,
+        openapi_url="/openapi.json" if settings.docs_enabled else None,
+    )
+    app.state.services = services
+    for module in (health, transcriptions, jobs, results, admin):
+        app.include_router(module.router)
+    errors.install(app)
+    documentation.install(app, JobPatch, Retry, Resolution)
+    _surround(app, settings)
+    return app
+
+
+def _surround(app: FastAPI, settings: Settings) -> None:
+    """Put the middleware around the app, the innermost first."""
+    app.add_middleware(SlashMiddleware)
+    if settings.force_https:
+        app.add_middleware(HTTPSMiddleware)
+    if settings.trusted_hosts:
+        app.add_middleware(HostMiddleware, hosts=settings.trusted_hosts)
+    app.add_middleware(errors.ProblemMiddleware)
+    app.add_middleware(LingerMiddleware)
+    app.add_middleware(RequestMiddleware, https_only=settings.force_https)
+
+
+@functools.cache
+def _from_environment() -> FastAPI:
+    try:
+        settings = Settings.from_env()
+        configure_logging(settings.log_level, settings.log_format)
+        return create_app(settings)
+    except SettingsError as error:
+        # whoever starts us reads one line, not a traceback
+        raise SystemExit(error.message) from None
+
+
+def __getattr__(name: str) -> FastAPI:
+    # for `uvicorn app:app`, which looks for the attribute `app`
+    if name == "app":
+        return _from_environment()
+    raise AttributeError(name)
