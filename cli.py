@@ -1,0 +1,274 @@
+"""The command line: make keys, look at jobs, cancel them and send them round again.
+
+Each command is one function, each noun one sub-command. It speaks to PostgreSQL alone: what it
+changes, the dispatcher and the workers see by themselves.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, NoReturn
+
+import typer
+from sqlalchemy.orm import Session
+
+import auth
+from auth import Grant
+from config import Settings
+from database import get_db_session, make_engine, make_sessions
+from errors import (
+    InvalidRequest,
+    JobFinished,
+    JobNotFailed,
+    NotFound,
+    ServiceError,
+    SettingsError,
+    UploadMissing,
+)
+from jobs import lifecycle, queries
+from jobs.queries import JobView
+from models import ApiKey, JobStatus, Scope
+from speech.engines import catalogue
+from telemetry import configure_logging
+
+FAILED: Final = 1
+#: Wrong settings or wrong use, as Click has it too.
+WRONG_USE: Final = 2
+
+app = typer.Typer(
+    help="Look after a transcription service. Settings come from the environment and .env.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+keys_app = typer.Typer(help="API keys.", no_args_is_help=True)
+jobs_app = typer.Typer(help="Jobs.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+app.add_typer(jobs_app, name="jobs")
+
+JobId = Annotated[uuid.UUID, typer.Argument(help="The job's id.", show_default=False)]
+
+
+@contextmanager
+def transaction(settings: Settings) -> Iterator[Session]:
+    """One transaction on a connection of its own."""
+    engine = make_engine(settings, pooled=False, name="transcription-cli")
+    try:
+        with get_db_session(make_sessions(engine)) as session:
+            yield session
+    finally:
+        engine.dispose()
+
+
+@keys_app.command("create")
+def create_key(
+    owner: Annotated[str, typer.Option(help="Whom its jobs belong to.", show_default=False)],
+    scope: Annotated[
+        list[Scope] | None,
+        typer.Option(help="What it may do; may be given several times. All of jobs, if not given."),
+    ] = None,
+    no_high: Annotated[
+        bool, typer.Option("--no-high", help="Its jobs may not ask for the priority high.")
+    ] = False,
+    expires_days: Annotated[
+        float | None, typer.Option(min=0, help="It works for so many days. For ever, if not given.")
+    ] = None,
+    note: Annotated[str | None, typer.Option(help="What it is for.")] = None,
+) -> None:
+    """Make a key, and print it this once."""
+    if not owner.strip():
+        raise InvalidRequest("--owner should not be empty.")
+    grant = Grant(
+        owner=owner.strip(),
+        scopes=scope or auth.JOB_SCOPES,
+        may_use_high=not no_high,
+        valid_days=expires_days,
+        note=note,
+    )
+    with transaction(Settings.from_env()) as session:
+        key, row = auth.create(session, grant)
+    typer.echo(f"Key {row.prefix}… of {grant.owner}; it is not shown again:", err=True)
+    typer.echo(key)
+
+
+@keys_app.command("list")
+def list_keys() -> None:
+    """List all keys: what they may do, and whether they still work."""
+    with transaction(Settings.from_env()) as session:
+        rows = [_key_row(key) for key in auth.everyone(session)]
+    _print_table(("prefix", "owner", "state", "scopes", "last used", "id", "note"), rows)
+
+
+@keys_app.command("revoke")
+def revoke_key(
+    which: Annotated[
+        str, typer.Argument(help="Its prefix, as listed, or its id.", show_default=False)
+    ],
+) -> None:
+    """Make a key useless from now on; its owner's jobs stay."""
+    with transaction(Settings.from_env()) as session:
+        revoked = auth.revoke(session, which)
+    typer.echo(f"{revoked.prefix} is revoked.")
+
+
+@jobs_app.command("list")
+def list_jobs(
+    status: Annotated[JobStatus | None, typer.Option(help="Only jobs of that status.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, the newest first.")] = 20,
+) -> None:
+    """List the newest jobs of all owners."""
+    with transaction(Settings.from_env()) as session:
+        views = queries.page(session, owner_id=None, status=status, before=None, limit=limit)
+        total = queries.count(session, owner_id=None, status=status)
+    _print_table(
+        ("id", "status", "progress", "attempt", "model", "created", "error"),
+        [_job_row(view) for view in views],
+    )
+    typer.echo(f"{len(views)} of {total}", err=True)
+
+
+@jobs_app.command("show")
+def show_job(job_id: JobId) -> None:
+    """Show all there is to know of a job, with its failed attempts."""
+    with transaction(Settings.from_env()) as session:
+        view = _find(session, job_id)
+        letter = queries.dead_letter(session, job_id)
+    for name, value in _facts(view).items():
+        typer.echo(f"{name:16} {value}")
+    for attempt in letter.attempts if letter else ():
+        typer.echo(f"attempt {attempt.attempt:<8} {attempt.error_code}: {attempt.error_message}")
+
+
+@jobs_app.command("cancel")
+def cancel_job(job_id: JobId) -> None:
+    """Cancel a job: at once if it waits, else at the end of the window it is at."""
+    with transaction(Settings.from_env()) as session:
+        status = lifecycle.cancel(session, job_id)
+        if status is None:
+            _find(session, job_id)
+            raise JobFinished
+    if status is JobStatus.CANCELLED:
+        typer.echo(f"{job_id} is cancelled.")
+    else:
+        typer.echo(f"{job_id} will stop soon.")
+
+
+@jobs_app.command("redrive")
+def redrive_job(
+    job_id: JobId,
+    model: Annotated[
+        str | None, typer.Option(help="Another model; it begins from the start.")
+    ] = None,
+) -> None:
+    """Send a failed job round again."""
+    settings = Settings.from_env()
+    name = None if model is None else catalogue.resolve(model).name
+    with transaction(settings) as session:
+        lane = lifecycle.redrive(
+            session,
+            job_id,
+            max_attempts=settings.max_attempts,
+            model_name=name,
+            resolved_by="cli",
+        )
+        if lane is None:
+            _refuse_redrive(_find(session, job_id))
+    typer.echo(f"{job_id} waits again, in {lane}.")
+
+
+def _find(session: Session, job_id: uuid.UUID) -> JobView:
+    view = queries.find(session, job_id, owner_id=None)
+    if view is None:
+        raise NotFound("There is no such job.")
+    return view
+
+
+def _refuse_redrive(view: JobView) -> NoReturn:
+    if view.job.status == JobStatus.FAILED:
+        raise UploadMissing("The job's upload is no longer kept.")
+    raise JobNotFailed
+
+
+def _key_row(key: ApiKey) -> Sequence[str]:
+    scopes = ",".join(key.scopes) + ("" if key.may_use_high else " (never high)")
+    used = _when(key.last_used_at)
+    return (key.prefix, key.owner.name, _state(key), scopes, used, str(key.id), key.note or "")
+
+
+def _state(key: ApiKey) -> str:
+    if key.revoked_at is not None:
+        return f"revoked {_when(key.revoked_at)}"
+    if key.expires_at is None:
+        return "works"
+    verb = "expired" if key.expires_at <= datetime.now(UTC) else "until"
+    return f"{verb} {_when(key.expires_at)}"
+
+
+def _job_row(view: JobView) -> Sequence[str]:
+    job = view.job
+    return (
+        str(job.id),
+        job.status,
+        f"{job.progress:.0%}",
+        f"{job.attempt}/{job.max_attempts}",
+        job.model_name,
+        _when(job.created_at),
+        job.failure_reason or job.error_code or "",
+    )
+
+
+def _facts(view: JobView) -> dict[str, Any]:
+    job = view.job
+    return {
+        "id": job.id,
+        "status": job.status,
+        "filename": job.client_filename,
+        "bytes": job.upload_bytes,
+        "audio": f"{job.audio_seconds or 0:.1f} s{' (estimated)' * job.audio_estimated}",
+        "priority": job.priority,
+        "engine": job.engine_name,
+        "model": job.model_used or job.model_name,
+        "progress": f"{job.progress:.0%} {job.current_step or ''}".strip(),
+        "attempts": f"{job.attempt} of {job.max_attempts}, {job.crash_count} crashes",
+        "worker": job.worker_name or "-",
+        "created": _when(job.created_at),
+        "started": _when(job.started_at),
+        "ended": _when(job.completed_at),
+        "warnings": ", ".join(job.warnings) or "-",
+        "error": f"{job.error_code}: {job.error_message}" if job.error_code else "-",
+    }
+
+
+def _when(time: datetime | None) -> str:
+    return "-" if time is None else time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def _print_table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    table = [names, *rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        typer.echo("  ".join(cells).rstrip())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; what goes wrong is one line and an exit status."""
+    configure_logging("WARNING", "human")
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="cli.py")
+    except SettingsError as error:
+        _give_up(error, WRONG_USE)
+    except ServiceError as error:
+        _give_up(error, FAILED)
+
+
+def _give_up(error: ServiceError, status: int) -> NoReturn:
+    typer.echo(f"error: {error.message}", err=True)
+    raise SystemExit(status)
+
+
+if __name__ == "__main__":
+    main()
