@@ -4,7 +4,7 @@ ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=/app PIP_NO_CACHE_DIR=1 \
-    PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+    PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_PYTHON=/opt/venv/bin/python
 # State has its folders here, so that fresh volumes belong to who writes to them.
 RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin app \
  && mkdir -p /data/state /data/uploads /data/models /data/scratch \
@@ -19,7 +19,7 @@ ARG PIP_FIND_LINKS=
 ARG PIP_TRUSTED_HOST=
 COPY requirements-web.txt constraints.txt ./
 RUN python -m venv --without-pip /opt/venv \
- && python -m pip --python /opt/venv/bin/python install -r requirements-web.txt
+ && pip install -r requirements-web.txt
 ENV PATH=/opt/venv/bin:$PATH
 
 FROM web-packages AS worker-packages
@@ -28,8 +28,7 @@ ARG PIP_TRUSTED_HOST=
 # The CPU build of torch; empty for its default build, which brings CUDA on x86-64.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY requirements.txt ./
-RUN /usr/bin/env python3 -m pip --python /opt/venv/bin/python install -r requirements.txt \
-    ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}}
+RUN pip install -r requirements.txt ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}}
 # numba writes compiled code where it can, and the file system is read-only
 ENV NUMBA_CACHE_DIR=/tmp/numba
 
