@@ -1,35 +1,54 @@
 """The settings: the only reader of the environment, read once, immutable, passed on as a value.
 
 The environment wins over ``.env`` beside this file, which wins over a folder of secret files
-(``SECRETS_DIR``: a file ``database_url`` there gives ``DATABASE_URL``).
+(``SECRETS_DIR``: a file ``database_url`` there gives ``DATABASE_URL``). A relative path is meant
+from this file's folder, as ``.env`` is, so that all processes mean the same wherever they start.
 """
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import parse_qsl, urlsplit
 
+from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import SettingsError as SourceError
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from errors import SettingsError
 
 logger = logging.getLogger(__name__)
 
-VERSION = "3.0.0"
+VERSION: Final = "3.0.0"
 PROJECT_DIR = Path(__file__).resolve().parent
 ENV_FILE = PROJECT_DIR / ".env"
 #: Shortest key that API_KEYS may hold; below this a key can be guessed.
 MIN_API_KEY_CHARS = 16
+#: Longer than anything here is meant to last, and short enough for every clock and timer.
+LONGEST_SECONDS: Final = 30 * 86_400.0
+#: A lease lives through this many lost heartbeats; fewer, and a healthy worker loses its jobs.
+HEARTBEATS_IN_LEASE: Final = 3
+#: In the order in which a worker takes from them.
+QUEUES: Final = ("high", "normal", "retry")
 
 Names = Annotated[tuple[str, ...], NoDecode]
+Pause = Annotated[float, Field(gt=0, le=LONGEST_SECONDS)]
+Wait = Annotated[float, Field(ge=0, le=LONGEST_SECONDS)]
+Count = Annotated[int, Field(ge=1, le=1000)]
+Megabytes = Annotated[int, Field(ge=0, le=2**24)]
 
 #: The first version's variables that mean nothing any more, and why. Setting one warns and starts.
 RETIRED = {
+    "CELERY_LOG_LEVEL": "use LOG_LEVEL",
     "CELERY_RESULT_BACKEND": "results are rows in PostgreSQL",
+    "CORS_ORIGINS": "no other site's pages may call this service; put a proxy before it",
     "DASHBOARD_PORT": "use Flower and /admin/health",
     "DEBUG": "use LOG_LEVEL=DEBUG",
     "DIARIZATION_MAX_SPEAKERS": "speakers are not told apart in this version",
@@ -37,6 +56,9 @@ RETIRED = {
     "FILE_STABILITY_WINDOW": "there is no watched folder; POST files to /transcribe/",
     "HF_TOKEN": "no model that needs a token is used",
     "PRIORITIZE_RECENT": "jobs run in the order of their priority and age",
+    "RATE_LIMIT_ENABLED": "requests are not limited in this version; put a proxy before it",
+    "RATE_LIMIT_REQUESTS": "requests are not limited in this version; put a proxy before it",
+    "RATE_LIMIT_WINDOW": "requests are not limited in this version; put a proxy before it",
     "SCAN_INTERVAL": "there is no watched folder; POST files to /transcribe/",
     "SKIP_FILES_BEFORE_DATE": "there is no watched folder; POST files to /transcribe/",
     "SPEAKER_PROFILES_PATH": "speakers are not told apart in this version",
@@ -75,7 +97,9 @@ class Settings(BaseSettings):
         None, description="Redis for the queues, when it is not REDIS_URL"
     )
     state_dir: Path = Field(
-        Path(".local"), description="Folder for uploads, models and the servers of `make run`"
+        Path(".local"),
+        validate_default=True,
+        description="Folder for uploads, models and the servers of `make run`",
     )
     upload_dir: Path | None = Field(
         None, description="Folder for uploads, shared by web and workers; STATE_DIR/uploads"
@@ -102,19 +126,21 @@ class Settings(BaseSettings):
     )
     force_https: bool = Field(False, description="Redirect plain HTTP to HTTPS")
     docs_enabled: bool = Field(True, description="Serve the API's documentation at /docs")
-    max_upload_size_mb: int = Field(500, ge=1, description="Largest upload, in MB of 2^20 bytes")
-    min_free_disk_mb: int = Field(
-        1024, ge=0, description="Free space that an upload must leave on the disk, in MB"
+    max_upload_size_mb: Megabytes = Field(
+        500, ge=1, description="Largest upload, in MB of 2^20 bytes"
+    )
+    min_free_disk_mb: Megabytes = Field(
+        1024, description="Free space that an upload must leave on the disk, in MB"
     )
     publish_budget_ms: int = Field(
-        150, ge=10, description="Longest time that a submission waits for Redis"
+        150, ge=10, le=10_000, description="Longest time that a submission waits for Redis"
     )
 
     # Audio
     max_audio_hours: float = Field(6.0, gt=0, le=48, description="Longest audio, in hours")
-    decode_memory_mb: int = Field(2048, ge=256, description="Memory of one decoding process")
-    decode_timeout_seconds: float = Field(
-        1800.0, gt=0, description="Longest time that decoding one file may take"
+    decode_memory_mb: Megabytes = Field(2048, ge=256, description="Memory of one decoding process")
+    decode_timeout_seconds: Pause = Field(
+        1800.0, description="Longest time that decoding one file may take"
     )
 
     # Models
@@ -133,68 +159,82 @@ class Settings(BaseSettings):
         "float32",
     ] = Field("auto", description="Number format of weights; `auto` fits the device")  # fmt: skip
     whisper_threads: int = Field(
-        0, ge=0, description="CPU threads of one model; 0 shares the cores among CELERY_CONCURRENCY"
+        0,
+        ge=0,
+        le=1024,
+        description="CPU threads of one model; 0 shares the cores among CELERY_CONCURRENCY",
     )
-    model_pool_size: int = Field(2, ge=1, description="Loaded instances of one model, at most")
-    model_pool_max_size: int = Field(4, ge=1, description="Loaded models in all, at most")
-    model_pool_memory_mb: int = Field(
-        0, ge=0, description="Memory for loaded models; 0: most of what the machine has"
+    model_pool_size: Count = Field(2, description="Loaded instances of one model, at most")
+    model_pool_max_size: Count = Field(4, description="Loaded models in all, at most")
+    model_pool_memory_mb: Megabytes = Field(
+        0, description="Memory for loaded models; 0: most of what the machine has"
     )
-    model_idle_seconds: float = Field(900.0, ge=0, description="Unused models are unloaded after")
+    model_idle_seconds: Wait = Field(900.0, description="Unused models are unloaded after")
     model_download: bool = Field(True, description="Whether missing models may be downloaded")
     model_base_url: str | None = Field(
         None, description="Mirror to download openai-whisper's models from"
     )
-    model_wait_seconds: float = Field(
-        0.0, ge=0, description="How long a starting worker waits for its model to be in the cache"
+    model_wait_seconds: Wait = Field(
+        0.0, description="How long a starting worker waits for its model to be in the cache"
     )
 
     # Workers
-    celery_concurrency: int = Field(2, ge=1, le=256, description="Jobs at once in one worker")
+    celery_concurrency: Count = Field(2, description="Jobs at once in one worker")
     celery_queues: Names = Field(
-        ("high", "normal", "retry"), description="Queues a worker takes jobs from"
+        QUEUES, description="Queues a worker takes jobs from, always in this order"
     )
-    celery_task_timeout: float = Field(
-        3600.0, gt=0, description="Shortest deadline of an attempt, in seconds"
+    celery_task_timeout: Pause = Field(
+        3600.0, description="Shortest deadline of an attempt, in seconds"
     )
     deadline_factor: float = Field(
-        20.0, gt=0, description="Deadline of an attempt, as a multiple of the audio's length"
+        20.0,
+        gt=0,
+        le=10_000,
+        description="Deadline of an attempt, as a multiple of the audio's length",
     )
     max_retries: int = Field(3, ge=0, le=100, description="Tries after the first failed one")
-    retry_base_seconds: float = Field(10.0, gt=0, description="Pause before the first retry")
-    retry_cap_seconds: float = Field(600.0, gt=0, description="Longest pause before a retry")
-    max_crashes: int = Field(3, ge=1, description="Worker deaths after which a job is poison")
-    drain_seconds: float = Field(
-        25.0, ge=0, description="On SIGTERM, how long running jobs may go on before handing back"
+    retry_base_seconds: Pause = Field(10.0, description="Pause before the first retry")
+    retry_cap_seconds: Pause = Field(600.0, description="Longest pause before a retry")
+    max_crashes: int = Field(
+        3, ge=1, le=100, description="Worker deaths after which a job is poison"
     )
-    drain_force_seconds: float = Field(
-        20.0, ge=0, description="After that, how long until the worker exits whatever hangs"
+    drain_seconds: Wait = Field(
+        25.0, description="On SIGTERM, how long running jobs may go on before handing back"
     )
-    stall_seconds: float = Field(
-        900.0, gt=0, description="A job without a sign of progress for so long is handed back"
+    drain_force_seconds: Wait = Field(
+        20.0, description="After that, how long until the worker exits whatever hangs"
     )
-    lease_seconds: float = Field(
-        60.0, gt=0, description="Silence after which a worker's jobs are given to others"
+    stall_seconds: Pause = Field(
+        900.0, description="A job without a sign of progress for so long is handed back"
     )
-    heartbeat_seconds: float = Field(5.0, gt=0, description="Pause between a worker's heartbeats")
+    lease_seconds: Pause = Field(
+        60.0, ge=1, description="Silence after which a worker's jobs are given to others"
+    )
+    heartbeat_seconds: Pause = Field(
+        5.0, validate_default=True, description="Pause between a worker's heartbeats"
+    )
     alive_file: Path | None = Field(
         None, description="File touched at every heartbeat, for health checks"
     )
 
     # Maintenance
-    dispatch_seconds: float = Field(0.5, gt=0, description="Pause between the dispatcher's rounds")
-    redispatch_seconds: float = Field(
-        60.0, gt=0, description="A published job that nobody took is published again after"
+    dispatch_seconds: float = Field(
+        0.5, gt=0, le=60, description="Pause between the dispatcher's rounds"
+    )
+    redispatch_seconds: Pause = Field(
+        60.0, description="A published job that nobody took is published again after"
     )
     upload_retention_hours: float = Field(
-        168.0, ge=0, description="Uploads of ended jobs are deleted after; 0 keeps them"
+        168.0, ge=0, le=100_000, description="Uploads of ended jobs are deleted after; 0 keeps them"
     )
 
     # PostgreSQL
-    database_pool_size: int = Field(10, ge=1, description="Connections kept open by one process")
-    database_max_overflow: int = Field(10, ge=0, description="Further connections under load")
-    database_pool_timeout_seconds: float = Field(
-        2.0, gt=0, description="How long a request waits for a connection"
+    database_pool_size: Count = Field(10, description="Connections kept open by one process")
+    database_max_overflow: int = Field(
+        10, ge=0, le=1000, description="Further connections under load"
+    )
+    database_pool_timeout_seconds: Pause = Field(
+        2.0, description="How long a request waits for a connection"
     )
 
     # Logs and Flower
@@ -221,15 +261,24 @@ class Settings(BaseSettings):
             return value
         return value.upper() if info.field_name == "log_level" else value.lower()
 
+    @field_validator("state_dir", "upload_dir", "scratch_dir", "model_cache_dir", "alive_file")
+    @classmethod
+    def _anchored(cls, value: Path | None) -> Path | None:
+        if value is None:
+            return None
+        try:
+            return PROJECT_DIR / value.expanduser()
+        except RuntimeError:
+            raise ValueError("Input should begin with the home folder of somebody known") from None
+
     @field_validator("celery_queues")
     @classmethod
     def _known_queues(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         # the first version called them transcription.high and so on
-        names = tuple(name.removeprefix("transcription.") for name in value)
-        allowed = ("high", "normal", "retry")
-        if not names or any(name not in allowed for name in names):
-            raise ValueError(f"Input should be one or more of {', '.join(allowed)}")
-        return names
+        names = {name.removeprefix("transcription.") for name in value}
+        if not names or names - {*QUEUES}:
+            raise ValueError(f"Input should be one or more of {', '.join(QUEUES)}")
+        return tuple(queue for queue in QUEUES if queue in names)
 
     @field_validator("api_keys")
     @classmethod
@@ -243,34 +292,57 @@ class Settings(BaseSettings):
     def _psycopg2(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
             return None
-        scheme, separator, rest = value.get_secret_value().partition("://")
+        scheme, _, rest = value.get_secret_value().partition("://")
         # SQLAlchemy 2.1 takes plain postgresql:// for psycopg 3, which is not installed.
-        if not separator or scheme not in {"postgres", "postgresql", "postgresql+psycopg2"}:
-            raise ValueError("Input should begin with postgresql://")
-        return SecretStr(f"postgresql+psycopg2://{rest}")
+        url = f"postgresql+psycopg2://{rest}"
+        if scheme not in {"postgres", "postgresql", "postgresql+psycopg2"} or not _is_url(url):
+            raise ValueError("Input should be postgresql://user:password@host:port/database")
+        return SecretStr(url)
+
+    @field_validator("redis_url", "celery_broker_url")
+    @classmethod
+    def _redis(cls, value: SecretStr | None) -> SecretStr | None:
+        url = None if value is None else _redis_url(value.get_secret_value())
+        return None if url is None else SecretStr(url)
+
+    @field_validator("model_base_url")
+    @classmethod
+    def _http(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("https://", "http://")):
+            raise ValueError("Input should begin with https:// or http://")
+        return value
+
+    @field_validator("heartbeat_seconds")
+    @classmethod
+    def _often_enough(cls, value: float, info: ValidationInfo) -> float:
+        lease_seconds = info.data.get("lease_seconds")
+        if lease_seconds is not None and value * HEARTBEATS_IN_LEASE > lease_seconds:
+            raise ValueError(f"Input should be at most a third of LEASE_SECONDS={lease_seconds:g}")
+        return value
 
     @classmethod
-    def from_env(
-        cls, *, environ: Mapping[str, str] | None = None, env_file: Path | None = ENV_FILE
-    ) -> Self:
+    def from_env(cls, *, env_file: Path | None = ENV_FILE) -> Self:
         """Read the settings, or say in one line what is wrong with them.
 
         Args:
-            environ: Only used to look for retired names; values come from ``os.environ``.
             env_file: The ``.env`` to read beside the environment; None reads none.
 
         Raises:
             SettingsError: A value is not allowed; names the variable, the value and what is.
         """
-        environ = os.environ if environ is None else environ
-        warn_retired(environ, env_file)
-        sources: dict[str, Any] = {"_env_file": env_file}
-        if secrets_dir := environ.get("SECRETS_DIR"):
-            sources["_secrets_dir"] = secrets_dir
+        written = _written(env_file)
+        warn_of_unknown(written)
+        warn_of_retired({*written, *(name for name, value in os.environ.items() if value)})
+        folder = os.environ.get("SECRETS_DIR") or written.get("SECRETS_DIR")
+        if folder and not Path(folder).is_dir():
+            raise SettingsError(f"SECRETS_DIR={folder}: Input should be a folder")
+        sources: dict[str, Any] = {"_env_file": env_file, "_secrets_dir": folder or None}
         try:
             return cls(**sources)
         except ValidationError as error:
             raise SettingsError(_one_line(error)) from None
+        except SourceError as error:
+            raise SettingsError(f"SECRETS_DIR={folder}: {_why(error.__cause__)}") from error
 
     def require_database_url(self) -> str:
         if self.database_url is None:
@@ -285,15 +357,15 @@ class Settings(BaseSettings):
 
     @property
     def uploads_path(self) -> Path:
-        return (self.upload_dir or self.state_dir / "uploads").expanduser().absolute()
+        return self.upload_dir or self.state_dir / "uploads"
 
     @property
     def scratch_path(self) -> Path:
-        return (self.scratch_dir or self.state_dir / "scratch").expanduser().absolute()
+        return self.scratch_dir or self.state_dir / "scratch"
 
     @property
     def models_path(self) -> Path:
-        return (self.model_cache_dir or self.state_dir / "models").expanduser().absolute()
+        return self.model_cache_dir or self.state_dir / "models"
 
     @property
     def max_upload_bytes(self) -> int:
@@ -316,26 +388,91 @@ class Settings(BaseSettings):
         return max(self.celery_task_timeout, self.deadline_factor * audio_seconds)
 
 
-def warn_retired(environ: Mapping[str, str], env_file: Path | None) -> None:
+# The settings are read before the logs are set up by them, when nothing but a line's message is
+# shown. So these two put the name into it.
+
+
+def warn_of_retired(names: Iterable[str]) -> None:
     """Log one warning for each variable of the first version that no longer does anything."""
-    names = {*(name for name, value in environ.items() if value), *_names_in(env_file)}
-    for name in sorted(names & {*RETIRED, *RENAMED}):
+    for name in sorted({*names} & {*RETIRED, *RENAMED}):
         advice = RETIRED.get(name) or f"it is called {RENAMED[name]} now"
-        logger.warning("a setting of version 2 is ignored", extra={"setting": name, "why": advice})
+        logger.warning("%s, a setting of version 2, is ignored: %s", name, advice)
 
 
-def _names_in(env_file: Path | None) -> set[str]:
+def warn_of_unknown(names: Iterable[str]) -> None:
+    """Log one warning for each name in ``.env`` that looks like a setting with a slip in it."""
+    known = {field.upper() for field in Settings.model_fields}
+    for name in sorted({name.upper() for name in names} - known - {*RETIRED, *RENAMED}):
+        if meant := difflib.get_close_matches(name, known, n=1, cutoff=0.85):
+            logger.warning("%s in .env is no setting: was %s meant?", name, meant[0])
+
+
+def _written(env_file: Path | None) -> Mapping[str, str]:
+    """What ``.env`` says; what it leaves empty does not count."""
     if env_file is None or not env_file.is_file():
-        return set()
-    lines = env_file.read_text("utf-8").splitlines()
-    pairs = (line.removeprefix("export ").partition("=") for line in map(str.strip, lines))
-    return {name.strip() for name, _, value in pairs if value and not name.startswith("#")}
+        return {}
+    try:
+        values = dotenv_values(env_file, encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{env_file}: {_why(error)}") from error
+    return {name: value for name, value in values.items() if value}
+
+
+def _why(error: BaseException | None) -> str:
+    return str(error.strerror) if isinstance(error, OSError) else "Input should be UTF-8 text"
+
+
+def _is_url(url: str) -> bool:
+    try:
+        make_url(url)
+    except (ArgumentError, ValueError):
+        return False
+    return True
+
+
+_REDIS_FORM: Final = "Input should be redis://:password@host:port/number, or rediss:// for TLS"
+
+
+def _redis_url(url: str) -> str:
+    """Check a URL for what both kombu and redis-py understand, and alike.
+
+    Neither knows the other's spelling of a socket's URL, and only redis-py takes the database's
+    number from the query.
+
+    Raises:
+        ValueError: It is not one of those.
+    """
+    try:
+        parts = urlsplit(url)
+        port, options = parts.port, dict(parse_qsl(parts.query))
+    except ValueError:
+        raise ValueError(_REDIS_FORM) from None
+    number = parts.path.removeprefix("/") or "0"
+    if parts.scheme not in {"redis", "rediss"} or port == 0 or not number.isdecimal():
+        raise ValueError(_REDIS_FORM)
+    if any(not name.startswith("ssl_") for name in options):
+        raise ValueError(_REDIS_FORM)
+    if parts.scheme == "rediss" and "ssl_cert_reqs" not in options:
+        # kombu would look at nobody's certificate
+        return f"{url}{'&' if options else '?'}ssl_cert_reqs=required"
+    return url
+
+
+#: What is allowed, where pydantic's own words do not say it.
+_ALLOWED: Final = {
+    "bool_parsing": "Input should be true or false",
+    "float_parsing": "Input should be a number",
+    "int_from_float": "Input should be a whole number",
+    "int_parsing": "Input should be a whole number",
+    "int_parsing_size": "Input should be a whole number of fewer digits",
+}
 
 
 def _one_line(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_context=False)[0]
     field = str(first["loc"][0])
-    secret = "SecretStr" in str(Settings.model_fields[field].annotation)
-    shown = field.upper() if secret else f"{field.upper()}={first['input']}"
-    reason = str(first["msg"]).removeprefix("Value error, ")
-    return f"{shown}: {reason}"
+    reason = _ALLOWED.get(first["type"]) or str(first["msg"]).removeprefix("Value error, ")
+    if "SecretStr" in str(Settings.model_fields[field].annotation):
+        return f"{field.upper()}: {reason}"
+    shown = " ".join(str(first["input"]).split())
+    return f"{field.upper()}={shown[:80]}: {reason}"
