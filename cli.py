@@ -6,19 +6,22 @@ changes, the dispatcher and the workers see by themselves.
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
 
 import typer
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 import auth
 from auth import Grant
 from config import Settings
-from database import get_db_session, make_engine, make_sessions
+from database import get_db_session, make_engine, make_sessions, translated_errors
 from errors import (
     InvalidRequest,
     JobFinished,
@@ -26,12 +29,16 @@ from errors import (
     NotFound,
     ServiceError,
     SettingsError,
+    UnknownModel,
     UploadMissing,
 )
 from jobs import lifecycle, queries
+from jobs.first_version import Importer
 from jobs.queries import JobView
+from jobs.uploads import UploadStore
 from models import ApiKey, JobStatus, Scope
-from speech.engines import catalogue
+from speech import engines
+from speech.engines import ModelKey, ModelStore, catalogue
 from telemetry import configure_logging
 
 FAILED: Final = 1
@@ -46,8 +53,10 @@ app = typer.Typer(
 )
 keys_app = typer.Typer(help="API keys.", no_args_is_help=True)
 jobs_app = typer.Typer(help="Jobs.", no_args_is_help=True)
+models_app = typer.Typer(help="Model files.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 app.add_typer(jobs_app, name="jobs")
+app.add_typer(models_app, name="models")
 
 JobId = Annotated[uuid.UUID, typer.Argument(help="The job's id.", show_default=False)]
 
@@ -177,6 +186,78 @@ def redrive_job(
         if lane is None:
             _refuse_redrive(_find(session, job_id))
     typer.echo(f"{job_id} waits again, in {lane}.")
+
+
+@models_app.command("pull")
+def pull_models(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Models to fetch; WHISPER_MODEL_SIZE, if not given."),
+    ] = None,
+) -> None:
+    """Bring the files of models into MODEL_CACHE_DIR, for WHISPER_ENGINE; resumes what was cut."""
+    settings = Settings.from_env()
+    store = ModelStore(settings.models_path, base_url=settings.model_base_url)
+    for name in names or [settings.whisper_model_size]:
+        spec = catalogue.resolve(name)
+        # where it will run does not matter to its files
+        key = ModelKey(settings.whisper_engine, spec.name, "cpu", "float32")
+        typer.echo(f"{spec.name}: {engines.fetch(key, store)}")
+
+
+@models_app.command("convert")
+def convert_model(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A checkpoint in openai-whisper's format, such as base.pt.")
+    ],
+    target: Annotated[Path, typer.Argument(help="The folder to make, for faster-whisper.")],
+    quantization: Annotated[
+        str | None,
+        typer.Option(help="Such as int8 or float16; the checkpoint's own, if not given."),
+    ] = None,
+) -> None:
+    """Convert a checkpoint for CTranslate2, so that faster-whisper runs the same weights."""
+    engines.convert(checkpoint, target, quantization=quantization)
+    typer.echo(target)
+
+
+@app.command("import-v1")
+def import_first_version(
+    source: Annotated[str, typer.Option("--from", help="URL of version 2's database.")],
+    owner: Annotated[str, typer.Option(help="Whom the jobs belong to from now on.")] = "admin",
+) -> None:
+    """Copy jobs, results and errors of version 2's database into ours; may be run again."""
+    settings = Settings.from_env()
+    try:
+        there = Settings.model_validate({"database_url": source})
+    except ValidationError as error:
+        raise SettingsError("--from should begin with postgresql://") from error
+    old = make_engine(there, pooled=False, name="transcription-import")
+    uploads = UploadStore(
+        settings.uploads_path,
+        max_bytes=settings.max_upload_bytes,
+        min_free_bytes=settings.min_free_bytes,
+    )
+    uploads.prepare()
+    with translated_errors(), old.connect() as connection, transaction(settings) as session:
+        imported = Importer(
+            source=connection,
+            session=session,
+            uploads=uploads,
+            owner_id=auth.owner_id(session, owner),
+            max_attempts=settings.max_attempts,
+            engine_name=settings.whisper_engine,
+            resolve_model=_model_of_first_version,
+        ).run()
+    for name, count in dataclasses.asdict(imported).items():
+        typer.echo(f"{name:12} {count}")
+
+
+def _model_of_first_version(name: str) -> str:
+    try:
+        return catalogue.resolve(name).name
+    except UnknownModel:
+        return name  # of a job that is done; its result is what counts
 
 
 def _find(session: Session, job_id: uuid.UUID) -> JobView:

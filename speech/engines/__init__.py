@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # the web process has no numpy
     #: float32, shape (n_samples,), mono, 16 kHz, in [-1, 1]; may be a read-only memory map.
     Samples = NDArray[np.float32]
 
-__all__ = ["Engine", "Hardware", "ModelKey", "ModelStore", "fetch", "hardware", "load"]
+__all__ = ["Engine", "Hardware", "ModelKey", "ModelStore", "convert", "fetch", "hardware", "load"]
 
 
 class Engine(Protocol):
@@ -115,3 +115,10 @@ def load(
     from speech.engines.openai_whisper import load as load_openai_whisper
 
     return load_openai_whisper(key, path, threads=threads)
+
+
+def convert(checkpoint: Path, target: Path, *, quantization: str | None = None) -> None:
+    """Make a folder for ``faster-whisper`` of a checkpoint; see ``speech.engines.convert``."""
+    from speech.engines.convert import convert
+
+    convert(checkpoint, target, quantization=quantization)
