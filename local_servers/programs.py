@@ -1,12 +1,14 @@
 """The wheels' programs: where they lie, and how to run one as the account that may."""
 
 import contextlib
+import errno
 import importlib.metadata
 import importlib.util
 import os
 import pwd
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import time
@@ -87,6 +89,11 @@ def run(
     except subprocess.TimeoutExpired as error:
         raise LocalServerFailed(f"{name} took longer than {timeout_seconds:.0f} s.") from error
     except OSError as error:
+        if error.errno == errno.EPERM and account is not None:
+            raise LocalServerFailed(
+                "Root may not change to another account here, and PostgreSQL does not run as "
+                "root: start as an ordinary user, or set DATABASE_URL and REDIS_URL."
+            ) from error
         raise LocalServerFailed(f"{name} cannot be run: {error}") from error
 
 
@@ -134,9 +141,15 @@ def _copied(origin: Path, target: Path) -> Path:
                 shutil.copytree(source, whole / source.name, symlinks=True, ignore=_NOT_RUN)
         for path in (whole, *whole.rglob("*")):
             if not path.is_symlink():
-                path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
+                _open_to_all(path)
         whole.rename(target)
     return target / origin.name
+
+
+def _open_to_all(path: Path) -> None:
+    """Let everybody read what its owner reads, and enter or run what its owner does."""
+    mode = path.stat().st_mode
+    path.chmod(mode | (0o555 if mode & stat.S_IXUSR else 0o444))
 
 
 def running(name: str, marker: str) -> list[psutil.Process]:

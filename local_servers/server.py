@@ -79,7 +79,6 @@ class LocalServer(ABC):
             self._prepare(deadline)
             if not self._adopt(deadline):
                 self._bring_up(deadline)
-            self._furnish()
             self._join()
         logger.info("local server ready", extra={"server": self.title})
         return self.url
@@ -218,6 +217,7 @@ class LocalServer(ABC):
         if process is None:
             return False
         if self._comes_to_answer(process, min(deadline, time.monotonic() + _ADOPT_SECONDS)):
+            self._furnish()
             logger.info("adopted a running server", extra={"server": self.title})
             return True
         logger.warning("replacing a server that does not answer", extra={"server": self.title})
@@ -230,6 +230,7 @@ class LocalServer(ABC):
         try:
             self._launch(deadline)
             self._await_answer(deadline)
+            self._furnish()
         except LocalServerFailed as error:
             self._bring_down(1.0)
             raise self._explained(error.message, self._log_tail(offset)) from error

@@ -20,6 +20,7 @@ import sqlalchemy
 from alembic import command
 from alembic.config import Config as AlembicConfig
 
+from errors import LocalServerFailed
 from local_servers import PostgresServer, ValkeyServer
 from local_servers.server import LocalServer, remove
 
@@ -39,11 +40,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[servers_folder] = Path(config.workerinput["servers_folder"])
         return
     sweep()
-    folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
+    # Held before it gets the name that another session's sweep looks for.
+    new = Path(tempfile.mkdtemp(prefix=f"new-{FOLDER_PREFIX}"))
+    config.stash[session_lock] = hold(new)
     # As root the servers run as somebody else, who must be able to pass.
-    folder.chmod(0o711)
-    config.stash[servers_folder] = folder
-    config.stash[session_lock] = hold(folder)
+    new.chmod(0o711)
+    config.stash[servers_folder] = new.rename(new.with_name(new.name.removeprefix("new-")))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -76,7 +78,7 @@ def hold(folder: Path) -> IO[bytes]:
 def sweep() -> None:
     """Clear what sessions left that were killed."""
     for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
-        with contextlib.suppress(OSError), hold(folder):
+        with contextlib.suppress(OSError, LocalServerFailed), hold(folder):
             clear(folder)
 
 

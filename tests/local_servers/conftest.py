@@ -1,6 +1,7 @@
 """Servers of their own for the tests that start, kill and break them."""
 
 import os
+import pwd
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,3 +52,25 @@ def kill(server: LocalServer) -> None:
     pid = server.pid
     assert pid is not None
     psutil.Process(pid).kill()
+
+
+def as_ordinary_user(told: Callable[[], str]) -> str:
+    """Return what a function, or its error, says in a child that is no longer root."""
+    ordinary = pwd.getpwnam("daemon")  # another one than root's servers run as
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setgid(ordinary.pw_gid)
+            os.setuid(ordinary.pw_uid)
+            said = told()
+        except BaseException as error:  # noqa: BLE001 - a forked child must not return to pytest
+            said = f"{type(error).__name__}: {error}"
+        os.write(writer, said.encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, encoding="utf-8") as pipe:
+        said = pipe.read()
+    os.waitpid(child, 0)
+    return said

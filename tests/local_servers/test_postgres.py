@@ -168,6 +168,18 @@ def test_a_folder_with_other_files_is_refused(make_server: MakeServer, folder: P
         make_server(PostgresServer).start()
 
 
+def test_a_database_that_cannot_be_made_is_one_clear_error(make_server: MakeServer) -> None:
+    server = make_server(PostgresServer)
+    server.start()
+    engine = sqlalchemy.create_engine(server.url_of("template1"), isolation_level="AUTOCOMMIT")
+    # PostgreSQL copies no database that somebody is connected to.
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text("DROP DATABASE transcription"))
+        with pytest.raises(LocalServerFailed, match=r"no database for us.*template1"):
+            server.start()
+    engine.dispose()
+
+
 def test_a_failed_start_gives_the_words_of_the_server(make_server: MakeServer) -> None:
     server = make_server(PostgresServer)
     server.start()

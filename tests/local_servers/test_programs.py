@@ -13,7 +13,7 @@ import pytest
 from errors import LocalServerFailed
 from local_servers import PostgresServer, ValkeyServer, programs
 from local_servers.server import LocalServer
-from tests.local_servers.conftest import MakeServer, as_root_only
+from tests.local_servers.conftest import MakeServer, as_ordinary_user, as_root_only
 
 #: Ignores the signal that asks nicely, says so, and sleeps.
 STUBBORN = """
@@ -65,6 +65,16 @@ def test_a_program_that_is_not_there_is_an_error() -> None:
         programs.run(["/no/such"], cwd=Path("/"), account=None, timeout_seconds=1.0)
 
 
+@as_root_only
+def test_an_account_that_cannot_change_is_told_what_to_do() -> None:
+    other = programs.Account(uid=2, gid=2)
+    said = as_ordinary_user(
+        lambda: programs.run(["true"], cwd=Path("/"), account=other, timeout_seconds=10.0).stdout
+    )
+
+    assert "start as an ordinary user" in said
+
+
 def test_a_program_gets_nothing_of_our_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGOPTIONS", "-c fsync=off")
     done = programs.run(["env"], cwd=Path("/"), account=None, timeout_seconds=10.0)
@@ -93,7 +103,7 @@ def test_finding_the_programs_does_not_import_the_wheel(kind: type[LocalServer])
 def closed_wheel(
     kind: type[LocalServer], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Path]:
-    """The server's wheel in a folder that only root may enter."""
+    """The server's wheel as installed by a root whose files are closed to others."""
     spec = importlib.util.find_spec(kind.package)
     assert spec is not None
     assert spec.submodule_search_locations
@@ -103,6 +113,9 @@ def closed_wheel(
     for source in (origin, origin.with_name(f"{origin.name}.libs")):
         if source.exists():
             shutil.copytree(source, closed / source.name, symlinks=True)
+    for path in closed.rglob("*"):
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode & 0o700)
     loaded = sys.modules.pop(kind.package, None)
     monkeypatch.syspath_prepend(closed)
     yield closed

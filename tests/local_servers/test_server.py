@@ -1,10 +1,8 @@
 import os
-import pwd
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from stat import S_IMODE
 
@@ -16,7 +14,7 @@ import sqlalchemy
 from errors import LocalServerFailed
 from local_servers import PostgresServer
 from local_servers.server import LocalServer
-from tests.local_servers.conftest import MakeServer, as_root_only, kill
+from tests.local_servers.conftest import MakeServer, as_ordinary_user, as_root_only, kill
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent.parent
 #: Starts a server, says so, and uses it until its standard input ends.
@@ -317,25 +315,3 @@ def test_root_leaves_the_data_of_an_ordinary_user_theirs(
 
     assert answers(server.start())
     assert psutil.Process(_pid_of(server)).uids().effective == owner
-
-
-def as_ordinary_user(told: Callable[[], str]) -> str:
-    """Return what a function, or its error, says in a child that is no longer root."""
-    ordinary = pwd.getpwnam("daemon")  # another one than root's servers run as
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setgroups([])
-            os.setgid(ordinary.pw_gid)
-            os.setuid(ordinary.pw_uid)
-            said = told()
-        except BaseException as error:  # noqa: BLE001 - a forked child must not return to pytest
-            said = f"{type(error).__name__}: {error}"
-        os.write(writer, said.encode())
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, encoding="utf-8") as pipe:
-        said = pipe.read()
-    os.waitpid(child, 0)
-    return said
