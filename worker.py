@@ -36,7 +36,7 @@ from jobs.leases import Hold, LeaseKeeper
 from jobs.uploads import UploadStore
 from jobs.workers import WorkerState
 from maintenance import make_loops
-from model_pool import ModelPool, PoolLimits, PoolStats
+from model_pool import ModelPool, PoolLimits
 from speech import engines
 from speech.engines import ModelKey, ModelStore, catalogue
 from tasks import Workbench
@@ -105,7 +105,7 @@ class ModelWorker:
                 slots=self.settings.celery_concurrency,
                 running=running,
                 draining=self.draining.is_set(),
-                pool=pool_json(self.pool.stats()),
+                pool=dataclasses.asdict(self.pool.stats()),
             ),
         )
 
@@ -278,13 +278,6 @@ def _make_pool(settings: Settings) -> ModelPool:
         idle_seconds=settings.model_idle_seconds,
     )
     return ModelPool(limits, load=load)
-
-
-def pool_json(stats: PoolStats) -> dict[str, Any]:
-    """A pool's statistics as they stand in the worker's row."""
-    values = dataclasses.asdict(stats)
-    models = [{**dataclasses.asdict(model), "key": str(model.key)} for model in stats.models]
-    return {**values, "models": models}
 
 
 def _fetch(store: ModelStore, key: ModelKey, progress: Callable[[int, int | None], None]) -> object:
