@@ -28,7 +28,10 @@ ARG PIP_TRUSTED_HOST=
 # The CPU build of torch; empty for its default build, which brings CUDA on x86-64.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY requirements.txt ./
-RUN pip install -r requirements.txt ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}}
+# openai-whisper asks for triton, a gigabyte that only its CUDA kernels use.
+RUN pip install -r requirements.txt ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}} \
+ && if python -c 'import sys, torch; sys.exit(torch.version.cuda is not None)'; \
+    then pip uninstall --yes triton; fi
 # numba writes compiled code where it can, and the file system is read-only
 ENV NUMBA_CACHE_DIR=/tmp/numba
 
