@@ -68,7 +68,7 @@ def test_a_json_line_stays_one_line_with_a_traceback(
 ) -> None:
     configure_logging("INFO", "json")
     try:
-        [].index("first\nsecond")
+        int("no number")
     except ValueError:
         logging.getLogger("tasks").exception("attempt failed", extra={"object": object()})
     (line,) = capsys.readouterr().err.splitlines()
