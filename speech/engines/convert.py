@@ -10,7 +10,7 @@ import base64
 import gzip
 import itertools
 import json
-from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -175,14 +175,10 @@ def _merged_pair(ranks: dict[bytes, int], token: bytes) -> tuple[bytes, bytes] |
     """The two tokens that byte pair encoding merges into ``token``; None for a single byte."""
     parts = [token[i : i + 1] for i in range(len(token))]
     while len(parts) > 2:  # noqa: PLR2004 - a pair
-        rank = partial(_pair_rank, ranks, parts)
-        best = min(range(len(parts) - 1), key=rank)
+        order = [ranks.get(left + right, len(ranks)) for left, right in pairwise(parts)]
+        best = order.index(min(order))
         parts[best : best + 2] = [parts[best] + parts[best + 1]]
     return (parts[0], parts[1]) if len(parts) > 1 else None
-
-
-def _pair_rank(ranks: dict[bytes, int], parts: list[bytes], index: int) -> float:
-    return ranks.get(parts[index] + parts[index + 1], float("inf"))
 
 
 def _byte_characters() -> dict[int, str]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from faster_whisper import WhisperModel
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import errors
@@ -89,6 +89,7 @@ tokens = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(tokens=tokens, start=st.integers(0, 10**6), frames=st.integers(1, 3000))
 def test_tokens_are_cut_as_faster_whisper_does(tokens, start, frames):
     model = SimpleNamespace(time_precision=0.02, input_stride=2)
