@@ -38,7 +38,7 @@ class Account:
     gid: int
 
     def give(self, path: Path) -> None:
-        os.chown(path, self.uid, self.gid)
+        os.chown(path, self.uid, self.gid, follow_symlinks=False)
 
 
 def account_for(owned: Path) -> Account | None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import secrets
 import signal
 import socket
@@ -136,8 +137,10 @@ class ValkeyServer(LocalServer):
         }
         text = "".join(f"{name} {value}\n" for name, value in settings.items())
         self._configuration.unlink(missing_ok=True)
-        self._configuration.touch(mode=0o600)
-        self._configuration.write_text(text, encoding="utf-8")
+        # Made by us or not at all: as root we write in a folder of somebody else.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with os.fdopen(os.open(self._configuration, flags, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
         if self._account is not None:
             self._account.give(self._configuration)
 
