@@ -18,7 +18,7 @@ run: .venv/run
 	@exec .venv/bin/python serve.py
 
 test: .venv/dev
-	@CI="$${CI:-}" .venv/bin/python -m pytest -n auto --dist worksteal --cov --cov-report=term:skip-covered $(ARGS)
+	@CI="$${CI:-}" .venv/bin/python -m pytest -m 'not compose' -n auto --dist worksteal --cov --cov-report=term:skip-covered $(ARGS)
 
 check: .venv/dev
 	.venv/bin/ruff check
