@@ -15,7 +15,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
@@ -41,7 +40,7 @@ from jobs.uploads import UploadStore
 from model_pool import Loan, ModelPool
 from models import JobStatus, TranscriptionWindow
 from speech import audio
-from speech.audio import DecodeLimits
+from speech.audio import Decoded, DecodeLimits
 from speech.engines import ModelKey, catalogue
 from speech.transcript import ResumeState, Segment, TranscribeOptions, Transcript, Window
 from telemetry import bind
@@ -80,6 +79,7 @@ class Workbench:
     fetch: Callable[[ModelKey, Callable[[int, int | None], None]], object]
     #: Waits, but not longer than the process lives.
     pause: Callable[[float], object]
+    decode: Callable[..., Decoded] = audio.decode
 
     @property
     def backoff(self) -> Backoff:
@@ -131,9 +131,8 @@ class Attempt:
             raise AttemptFailed(_code_of(error)) from None
 
     def _transcribe(self) -> None:
-        with self._decoded() as samples:
+        with self._decoded() as (samples, windows):
             audio_seconds = len(samples) / audio.SAMPLE_RATE_HZ
-            windows = self._finished_windows()
             key = self._bench.key_of(self._job.engine_name, self._job.model_name)
             self._say("preparing model")
             self._bench.fetch(key, self._downloading)
@@ -155,52 +154,50 @@ class Attempt:
             self._complete(windows, audio_seconds, asked=key)
 
     @contextmanager
-    def _decoded(self) -> Iterator[Any]:
-        """Give the upload's samples: float32, shape (n,), mono, 16 kHz, mapped from a file."""
+    def _decoded(self) -> Iterator[tuple[Any, list[Window]]]:
+        """Give the upload's samples, and the windows of it that an earlier attempt finished.
+
+        Samples are float32, shape (n,), mono, 16 kHz, mapped from a file that ends with the block.
+        """
         self._say("reading audio")
         upload = self._bench.uploads.find(self._lease.job_id)
         folder = self._bench.settings.scratch_path
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         target = folder / f"{self._lease.job_id}.{self._lease.epoch}.f32"
         try:
-            self._decode(upload, target)
-            yield audio.load_samples(target)
+            decoded = self._bench.decode(
+                upload,
+                target,
+                self._bench.decode_limits,
+                cancelled=self._not_stopped,
+                progress=lambda _: self._hold.sign(),
+            )
+            self._warnings = tuple(dict.fromkeys((*self._warnings, *decoded.warnings)))
+            windows = self._write(lambda session: self._take_up(session, decoded))
+            yield audio.load_samples(target), windows
         finally:
             target.unlink(missing_ok=True)
-
-    def _decode(self, upload: Path, target: Path) -> None:
-        decoded = audio.decode(
-            upload,
-            target,
-            self._bench.decode_limits,
-            cancelled=self._not_stopped,
-            progress=lambda _: self._hold.sign(),
-        )
-        self._warnings = tuple(dict.fromkeys((*self._warnings, *decoded.warnings)))
-        self._write(
-            lambda session: lifecycle.report(
-                session,
-                self._lease,
-                self._step,
-                audio_seconds=decoded.audio_seconds,
-                warnings=self._warnings,
-            )
-        )
 
     def _not_stopped(self) -> bool:
         self._hold.check()
         return False
 
-    def _finished_windows(self) -> list[Window]:
-        """What an earlier attempt finished; this one goes on after it."""
+    def _take_up(self, session: Session, decoded: Decoded) -> list[Window]:
+        lifecycle.report(
+            session,
+            self._lease,
+            self._step,
+            audio_seconds=decoded.audio_seconds,
+            warnings=self._warnings,
+        )
         query = (
             select(TranscriptionWindow)
             .where(TranscriptionWindow.job_id == self._lease.job_id)
             .order_by(TranscriptionWindow.index)
         )
-        rows = self._write(lambda session: session.scalars(query).all())
-        self._resumed_model = rows[-1].model_used if rows else None
+        rows = session.scalars(query).all()
         if rows:
+            self._resumed_model = rows[-1].model_used
             logger.info("resuming", extra={"windows": len(rows), "at": rows[-1].end_seconds})
         return [_window(row) for row in rows]
 

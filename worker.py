@@ -37,8 +37,9 @@ from jobs.uploads import UploadStore
 from jobs.workers import WorkerState
 from maintenance import make_loops
 from model_pool import ModelPool, PoolLimits
-from speech import engines
-from speech.engines import ModelKey, ModelStore, catalogue
+from speech import audio, engines
+from speech.audio import Decoded
+from speech.engines import Engine, ModelKey, ModelStore, catalogue
 from tasks import Workbench
 from telemetry import configure_logging
 
@@ -59,14 +60,26 @@ MAINTENANCE_HEARTBEAT_SECONDS: Final = 10.0
 class ModelWorker:
     """The parts of a process that transcribes, and its orderly end."""
 
-    def __init__(self, settings: Settings, app: Celery) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        app: Celery,
+        *,
+        load: Callable[[ModelKey], Engine] | None = None,
+        decode: Callable[..., Decoded] = audio.decode,
+    ) -> None:
+        """Build everything; nothing is connected or loaded yet.
+
+        Args:
+            load, decode: Others than the real ones, for measuring what is around them.
+        """
         self.settings = settings
         self.name = _process_name()
         self.draining = threading.Event()
         self.ended = threading.Event()
         self.sessions = make_sessions(make_engine(settings, name="worker"))
         beats = make_sessions(make_engine(settings, pooled=False, name="heartbeat"))
-        self.pool = _make_pool(settings)
+        self.pool = make_pool(settings, load or make_loader(settings))
         self.keeper = LeaseKeeper(
             beats,
             heartbeat_seconds=settings.heartbeat_seconds,
@@ -87,6 +100,7 @@ class ModelWorker:
             key_of=functools.partial(model_key, settings),
             fetch=functools.partial(_fetch, make_store(settings)),
             pause=self.ended.wait,
+            decode=decode,
         )
 
     def start(self) -> None:
@@ -260,14 +274,18 @@ def make_uploads(settings: Settings) -> UploadStore:
     )
 
 
-def _make_pool(settings: Settings) -> ModelPool:
+def make_loader(settings: Settings) -> Callable[[ModelKey], Engine]:
     store = make_store(settings)
-    threads = settings.whisper_threads or max(
-        1, (os.cpu_count() or 1) // settings.celery_concurrency
+    shared_cores = (os.cpu_count() or 1) // settings.celery_concurrency
+    return functools.partial(
+        engines.load,
+        store=store,
+        threads=settings.whisper_threads or max(1, shared_cores),
+        workers=settings.celery_concurrency,
     )
-    load = functools.partial(
-        engines.load, store=store, threads=threads, workers=settings.celery_concurrency
-    )
+
+
+def make_pool(settings: Settings, load: Callable[[ModelKey], Engine]) -> ModelPool:
     memory = settings.model_pool_memory_mb * 2**20 or int(
         MEMORY_SHARE * psutil.virtual_memory().total
     )
