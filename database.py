@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import NullPool, QueuePool
@@ -36,8 +36,16 @@ CONNECTION = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
-#: SQLSTATE classes that mean "try later", not "this statement is wrong".
-UNAVAILABLE_CLASSES = ("08", "53", "57")
+#: SQLSTATEs, or classes of them, that mean "try later", not "this statement is wrong".
+UNAVAILABLE = (
+    "08",  # connection
+    "25006",  # the server has become a replica
+    "25P03",  # the transaction was idle for too long
+    "40",  # deadlock
+    "53",  # resources
+    "55P03",  # lock timeout
+    "57",  # operator, statement timeout
+)
 
 
 def make_engine(settings: Settings, *, pooled: bool = True, name: str = "transcription") -> Engine:
@@ -89,9 +97,14 @@ def translated_errors() -> Iterator[None]:
 
 
 def is_unavailable(error: DBAPIError) -> bool:
+    if error.connection_invalidated:
+        return True
     state = getattr(error.orig, "pgcode", None)
-    # libpq gives no SQLSTATE when the server cannot be reached or cut the connection
-    return error.connection_invalidated or state is None or state[:2] in UNAVAILABLE_CLASSES
+    if state is None:
+        # libpq gives none when the server cannot be reached or cut the connection, and psycopg2
+        # gives none when it refuses by itself, such as a value that it cannot send
+        return isinstance(error, OperationalError | InterfaceError)
+    return str(state).startswith(UNAVAILABLE)
 
 
 @contextmanager
