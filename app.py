@@ -1,11 +1,17 @@
-"""The web process: ``uvicorn app:app``. Composes what is in ``api``; nothing connects at import."""
+"""The web process: ``python app.py``, or ``uvicorn app:app`` with options of your own.
+
+Composes what is in ``api``; nothing connects at import.
+"""
 
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
+import uvicorn
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
@@ -24,6 +30,9 @@ from api.submission import Defaults
 from config import VERSION, Settings
 from errors import SettingsError
 from telemetry import configure_logging
+
+#: Requests under way when the process is told to stop have so long to finish.
+GRACEFUL_SECONDS: Final = 10
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -89,3 +98,26 @@ def __getattr__(name: str) -> FastAPI:
     if name == "app":
         return _from_environment()
     raise AttributeError(name)
+
+
+def main() -> None:
+    """Serve on HOST and PORT until told to stop."""
+    try:
+        settings = Settings.from_env()
+    except SettingsError as error:
+        sys.exit(error.message)
+    uvicorn.run(
+        "app:app",
+        host=settings.host,
+        port=settings.port,
+        server_header=False,
+        # our own line for each request says more, and no query
+        access_log=False,
+        log_config=None,
+        # a client that reads an endless answer must not keep the process from ending
+        timeout_graceful_shutdown=GRACEFUL_SECONDS,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -327,11 +327,15 @@ def wait_for_model(settings: Settings) -> None:
     """
     key = model_key(settings, settings.whisper_engine, settings.whisper_model_size)
     until = time.monotonic() + settings.model_wait_seconds
+    said = False
     while time.monotonic() < until:
+        touch_alive(settings)
         try:
             engines.fetch(key, make_store(settings))
         except ModelUnavailable:
-            logger.info("waiting for the model", extra={"model": str(key)})
+            if not said:
+                logger.info("waiting for the model", extra={"model": str(key)})
+            said = True
             time.sleep(min(5.0, settings.model_wait_seconds))
         else:
             return
