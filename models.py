@@ -232,6 +232,7 @@ class TranscriptionJob(Base):
         CheckConstraint("attempt BETWEEN 0 AND max_attempts", name="attempt_in_bounds"),
         CheckConstraint("progress BETWEEN 0 AND 1", name="progress_in_bounds"),
         Index("ix_transcription_jobs_owner_id_id", "owner_id", text("id DESC")),
+        Index("ix_transcription_jobs_owner_id_status_id", "owner_id", "status", text("id DESC")),
         Index("ix_transcription_jobs_status_id", "status", text("id DESC")),
         # what the dispatcher takes next of one owner
         Index(
@@ -249,6 +250,12 @@ class TranscriptionJob(Base):
             "not_before",
             "id",
             postgresql_where=text("status = 'pending'"),
+        ),
+        # whose length nobody has read from the upload yet
+        Index(
+            "ix_transcription_jobs_guessed",
+            "not_before",
+            postgresql_where=text("status = 'pending' AND audio_estimated"),
         ),
         Index(
             "ix_transcription_jobs_processing",

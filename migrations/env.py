@@ -1,11 +1,12 @@
 """Runs migrations on DATABASE_URL: one process at a time, never waiting long on a busy table."""
 
 from alembic import context
+from alembic.util import CommandError
 from sqlalchemy import Connection, inspect, text
 
 from config import Settings
-from database import make_engine
-from errors import SettingsError
+from database import make_engine, translated_errors
+from errors import ServiceError, SettingsError
 from models import Base
 
 #: Any number, as long as it stays the same: two processes that migrate at once take turns.
@@ -14,12 +15,18 @@ MIGRATION_LOCK = 0x7472616E73
 FIRST_VERSION = {"5e05da7b7d89", "a1b2c3d4e5f6"}
 
 
+def is_first_version(connection: Connection) -> bool:
+    tables = inspect(connection).get_table_names()
+    if "alembic_version" not in tables:
+        # its code could also make the tables without a word of migrations
+        return "transcription_jobs" in tables
+    found = connection.scalars(text("SELECT version_num FROM alembic_version"))
+    return not FIRST_VERSION.isdisjoint(found)
+
+
 def refuse_first_version(connection: Connection) -> None:
     """Stop before any change when the database is the first version's: its tables differ."""
-    if not inspect(connection).has_table("alembic_version"):
-        return
-    found = set(connection.scalars(text("SELECT version_num FROM alembic_version")))
-    if found & FIRST_VERSION:
+    if is_first_version(connection):
         raise SettingsError(
             "This database belongs to version 2. Nothing was changed. Point DATABASE_URL at a new, "
             "empty database, migrate that, then run: python cli.py import-v1 --from OLD_DATABASE_URL"
@@ -38,17 +45,7 @@ def migrate(connection: Connection) -> None:
         context.run_migrations()
 
 
-def main() -> None:
-    if context.is_offline_mode():
-        context.configure(
-            dialect_name="postgresql", target_metadata=Base.metadata, literal_binds=True
-        )
-        with context.begin_transaction():
-            context.run_migrations()
-        return
-    if (given := context.config.attributes.get("connection")) is not None:
-        migrate(given)
-        return
+def migrate_database() -> None:
     engine = make_engine(Settings.from_env(), pooled=False, name="migrations")
     with engine.connect() as connection:
         # waiting here is waiting for another process to finish the same work, so no time limit
@@ -60,6 +57,25 @@ def main() -> None:
         connection.commit()
         migrate(connection)
         connection.commit()
+
+
+def main() -> None:
+    if context.is_offline_mode():
+        context.configure(
+            dialect_name="postgresql", target_metadata=Base.metadata, literal_binds=True
+        )
+        with context.begin_transaction():
+            context.run_migrations()
+        return
+    if (given := context.config.attributes.get("connection")) is not None:
+        migrate(given)
+        return
+    try:
+        with translated_errors():
+            migrate_database()
+    except ServiceError as error:
+        # the one class that alembic's command shows as a line and not as a traceback
+        raise CommandError(error.message) from error
 
 
 main()
