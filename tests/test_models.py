@@ -1,0 +1,323 @@
+"""The tables: what the database itself guards, and that no query walks a whole table."""
+
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any, get_args
+
+import pytest
+from sqlalchemy import CheckConstraint, Engine, create_engine, event, text
+from sqlalchemy.orm import Session
+from uuid_utils.compat import uuid7
+
+from jobs import lifecycle, queries, retention, statements
+from jobs.lifecycle import Beat, Lane, Lease, StillLease
+from local_servers import PostgresServer
+from maintenance import GUESSED, HELD, PROBER_BATCH
+from models import (
+    FINAL,
+    ErrorLog,
+    JobStatus,
+    Owner,
+    Priority,
+    TranscriptionJob,
+    TranscriptionResult,
+    TranscriptionWindow,
+)
+from tests.conftest import fresh_database
+
+JOBS = 20_000
+OWNERS = 20
+JOB_TABLE = TranscriptionJob.__tablename__
+
+#: A service that has worked for a while and has a backlog: few rows are processing, newly failed,
+#: of unread length, or about to lose their upload.
+SEED = f"""
+INSERT INTO owners (id, name)
+SELECT gen_random_uuid(), 'owner ' || n FROM generate_series(0, {OWNERS - 1}) AS n;
+INSERT INTO {JOB_TABLE}
+       (id, owner_id, status, priority, created_at, completed_at, not_before, engine_name,
+        model_name, client_filename, upload_bytes, upload_sha256, upload_deleted_at,
+        audio_seconds, audio_estimated, cancel_requested_at, max_attempts, worker_name,
+        failure_reason, dead_letter_noted_at)
+SELECT gen_random_uuid(), owners.id, status,
+       CASE WHEN n % 10 = 0 THEN 'high' ELSE 'normal' END,
+       at, ended_at, at, 'openai-whisper', 'demo', 'talk.wav', 10, '',
+       CASE WHEN n % 50 > 0 THEN ended_at END,
+       30, status = 'pending' AND n % 1000 = 60,
+       CASE WHEN status = 'cancelled' THEN at END,
+       3,
+       CASE WHEN status = 'processing' THEN 'w1' END,
+       CASE WHEN status = 'failed' THEN 'not_audio' END,
+       CASE WHEN status = 'failed' AND n % 1000 <> 98 THEN at END
+  FROM generate_series(1, {JOBS}) AS n
+ CROSS JOIN LATERAL (SELECT now() - n * interval '1 minute' AS at,
+                            CASE WHEN n <= 8 THEN 'processing'
+                                 WHEN n % 100 < 60 THEN 'completed'
+                                 WHEN n % 100 < 92 THEN 'pending'
+                                 WHEN n % 100 < 96 THEN 'cancelled'
+                                 ELSE 'failed' END AS status) AS chosen
+ CROSS JOIN LATERAL (SELECT CASE WHEN status NOT IN ('pending', 'processing') THEN at END
+                            AS ended_at) AS ended
+  JOIN owners ON owners.name = 'owner ' || n % {OWNERS};
+INSERT INTO error_logs (job_id, attempt, lease_epoch, error_code, error_message)
+SELECT id, 1, 1, 'not_audio', '' FROM {JOB_TABLE} WHERE status = 'failed';
+ANALYZE;
+"""
+
+
+@pytest.fixture(scope="module")
+def engine(postgres_server: PostgresServer, migrated_database: str) -> Iterator[Engine]:
+    with fresh_database(postgres_server, migrated_database) as url:
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            connection.execute(text(SEED))
+        yield engine
+        engine.dispose()
+
+
+@pytest.fixture
+def session(engine: Engine) -> Iterator[Session]:
+    """A session whose changes go with it."""
+    with Session(engine) as session:
+        yield session
+        session.rollback()
+
+
+@pytest.fixture
+def owner_id(session: Session) -> uuid.UUID:
+    return session.query(Owner).filter_by(name="owner 1").one().id
+
+
+def job_of(session: Session, status: str) -> TranscriptionJob:
+    return session.query(TranscriptionJob).filter_by(status=status).limit(1).one()
+
+
+def lease_of(job: TranscriptionJob) -> Lease:
+    return Lease(job_id=job.id, epoch=job.lease_epoch, worker_name="w1", attempt=1)
+
+
+# Indexes
+
+
+Query = Callable[[Session, uuid.UUID], object]
+
+
+def with_job(status: str, act: Callable[[Session, TranscriptionJob], object]) -> Query:
+    return lambda session, _: act(session, job_of(session, status))
+
+
+def listing(*, mine: bool, status: JobStatus | None) -> Query:
+    return lambda session, owner_id: queries.page(
+        session, owner_id=owner_id if mine else None, status=status, before=uuid7(), limit=50
+    )
+
+
+def dispatch(lane: Lane) -> Query:
+    return lambda session, _: lifecycle.dispatch(session, lane, room=8, redispatch_seconds=60)
+
+
+#: Each with the indexes that will do, pk being the primary key's.
+QUERIES: dict[str, tuple[str, Query]] = {
+    "listing of one owner": ("owner_id_id", listing(mine=True, status=None)),
+    "listing of one owner's completed": (
+        "owner_id_status_id",
+        listing(mine=True, status=JobStatus.COMPLETED),
+    ),
+    "listing of one owner's failed": (
+        "owner_id_status_id",
+        listing(mine=True, status=JobStatus.FAILED),
+    ),
+    "listing of all": ("pk", listing(mine=False, status=None)),
+    "listing of all failed": ("status_id", listing(mine=False, status=JobStatus.FAILED)),
+    "dispatch of high": ("owner_lane", dispatch("high")),
+    "dispatch of normal": ("owner_lane", dispatch("normal")),
+    "dispatch of retry": ("owner_lane", dispatch("retry")),
+    "place in the queue": (
+        "lane",
+        with_job(
+            "pending", lambda s, job: queries.queue_position(s, job, lanes=("high", "normal"))
+        ),
+    ),
+    "reaper's look": ("processing|status_id", lambda session, _: session.execute(HELD).all()),
+    "reaper's strike": (
+        "processing|pk",
+        with_job(
+            "processing",
+            lambda s, job: lifecycle.reap(
+                s,
+                [StillLease(job_id=job.id, epoch=0, heartbeat=0)],
+                max_crashes=3,
+                backoff=lifecycle.Backoff(base_seconds=0, cap_seconds=0),
+            ),
+        ),
+    ),
+    "heartbeat": (
+        "processing|pk",
+        with_job(
+            "processing",
+            lambda s, job: lifecycle.heartbeat(s, [Beat(lease=lease_of(job), progress=0.5)]),
+        ),
+    ),
+    "prober's look": (
+        "guessed",
+        lambda session, _: session.scalars(GUESSED.limit(PROBER_BATCH)).all(),
+    ),
+    "lost dead letters": (
+        "unnoted",
+        lambda session, _: lifecycle.unnoted_dead_letters(session, older_than_seconds=10, limit=20),
+    ),
+    "janitor's look": (
+        "upload_kept",
+        lambda session, _: session.execute(
+            retention.EXPIRED, {"older_than": 86_400, "limit": 100}
+        ).all(),
+    ),
+    "janitor's strays": (
+        "pk",
+        lambda session, _: session.execute(retention.KNOWN, {"ids": [uuid7()]}).all(),
+    ),
+}
+
+
+def plans(session: Session, query: Callable[[], object]) -> Iterator[str]:
+    """Run a query and explain the statements it ran on the table of jobs."""
+    ran: list[tuple[str, Any]] = []
+
+    def note(*args: Any) -> None:
+        ran.append((args[2], args[3]))
+
+    connection = session.connection()
+    event.listen(connection, "before_cursor_execute", note)
+    query()
+    event.remove(connection, "before_cursor_execute", note)
+    for statement, values in ran:
+        if JOB_TABLE in statement:
+            lines = connection.exec_driver_sql(f"EXPLAIN {statement}", values).scalars()
+            yield "\n".join(lines)
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_a_query_finds_its_rows_by_an_index(
+    name: str, session: Session, owner_id: uuid.UUID
+) -> None:
+    good, query = QUERIES[name]
+    *_, plan = plans(session, lambda: query(session, owner_id))
+    used = re.findall(rf"Scan (?:Backward )?(?:using|on) (pk|ix)_{JOB_TABLE}_?(\w*)", plan)
+
+    assert {name or kind for kind, name in used} & {*good.split("|")}, plan
+    assert f"Seq Scan on {JOB_TABLE}" not in plan, plan
+
+
+def test_a_heartbeat_changes_no_column_of_an_index() -> None:
+    changed = {"heartbeat_seq", "progress", "current_step"}
+    indexed = " ".join(
+        str(part)
+        for index in TranscriptionJob.__table__.indexes  # type: ignore[attr-defined]
+        for part in (*index.expressions, index.dialect_options["postgresql"]["where"])
+    )
+
+    assert all(f"{name} =" in statements.HEARTBEAT.text for name in changed)
+    assert not any(name in indexed for name in changed)
+
+
+def test_a_heartbeat_rewrites_no_index(session: Session) -> None:
+    lease = lease_of(job_of(session, "processing"))
+    session.commit()
+    lifecycle.heartbeat(session, [Beat(lease=lease, progress=0.5)])
+    counts = session.execute(
+        text(
+            "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_xact_user_tables WHERE relname = :table"
+        ),
+        {"table": JOB_TABLE},
+    ).one()
+
+    assert tuple(counts) == (1, 1)
+
+
+# What the database guards
+
+
+def checks() -> dict[str, str]:
+    return {
+        str(constraint.name): str(constraint.sqltext)
+        for constraint in TranscriptionJob.__table__.constraints  # type: ignore[attr-defined]
+        if isinstance(constraint, CheckConstraint)
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("status", JobStatus),
+        ("priority", Priority),
+        ("completed_at_when_final", FINAL),
+    ],
+)
+def test_the_database_knows_the_values_of_the_enums(
+    name: str, values: type[JobStatus] | type[Priority] | tuple[JobStatus, ...]
+) -> None:
+    condition = checks()[f"ck_{JOB_TABLE}_{name}"]
+
+    assert set(re.findall(r"'(\w+)'", condition)) == {str(value) for value in values}
+
+
+def test_a_job_waits_in_the_lane_of_its_priority_until_an_attempt_failed(session: Session) -> None:
+    job = job_of(session, "pending")
+    lanes = []
+    for priority, attempt, crash_count in (("high", 0, 0), ("normal", 0, 0), ("high", 1, 0)):
+        job.priority, job.attempt, job.crash_count = priority, attempt, crash_count
+        session.flush()
+        session.refresh(job)
+        lanes.append(job.lane)
+
+    assert lanes == list(get_args(Lane))
+
+
+def test_deleting_a_job_deletes_what_hangs_on_it(session: Session) -> None:
+    job = job_of(session, "failed")
+    session.add(
+        TranscriptionWindow(
+            job_id=job.id,
+            index=0,
+            lease_epoch=1,
+            start_seconds=0,
+            end_seconds=30,
+            segments=[],
+            resume={},
+            model_used="m",
+        )
+    )
+    session.add(
+        TranscriptionResult(
+            job_id=job.id,
+            lease_epoch=1,
+            text="",
+            language="en",
+            audio_seconds=30,
+            word_count=0,
+            segments=[],
+        )
+    )
+    session.flush()
+    session.execute(text(f"DELETE FROM {JOB_TABLE} WHERE id = :id"), {"id": job.id})
+
+    for table in (ErrorLog, TranscriptionWindow, TranscriptionResult):
+        assert session.query(table).filter_by(job_id=job.id).count() == 0
+
+
+def test_ids_sort_by_age() -> None:
+    ids = [uuid7() for _ in range(1000)]
+
+    assert ids == sorted(ids)
+
+
+def test_every_time_knows_its_zone(session: Session) -> None:
+    naive = session.execute(
+        text(
+            "SELECT table_name, column_name FROM information_schema.columns"
+            " WHERE table_schema = 'public' AND data_type = 'timestamp without time zone'"
+        )
+    ).all()
+
+    assert naive == []
