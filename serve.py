@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -33,7 +33,7 @@ from local_servers.server import LocalServer
 SAMPLE: Final = PROJECT_DIR / "samples" / "digits-en.wav"
 POLL_SECONDS: Final = 0.1
 READY_SECONDS: Final = 60.0
-SAMPLE_SECONDS: Final = 180.0
+SAMPLE_SECONDS: Final = 120.0
 #: A process that ends by itself is started again, unless it does so this often in a row.
 MAX_RESTARTS: Final = 5
 SETTLED_SECONDS: Final = 30.0
@@ -178,36 +178,39 @@ def require_free(host: str, port: int) -> None:
             ) from None
 
 
-def start_servers(settings: Settings, stack: contextlib.ExitStack) -> dict[str, str]:
-    """Start what no variable points at; returns the variables that point at it."""
-    found: dict[str, str] = {}
-    servers: list[tuple[str, type[LocalServer], str, object]] = [
-        ("DATABASE_URL", PostgresServer, "postgres", settings.database_url),
-        ("REDIS_URL", ValkeyServer, "valkey", settings.celery_broker_url or settings.redis_url),
-    ]
-    for variable, server, folder, given in servers:
-        if given is None:
-            local = server(settings.state_dir.absolute() / folder)
-            found[variable] = local.start()
-            stack.callback(local.stop)
-    return found
+def own_servers(settings: Settings) -> dict[str, LocalServer]:
+    """The servers that no variable points at, by the variable that is to point at them."""
+    folder = settings.state_dir.absolute()
+    servers: dict[str, LocalServer] = {}
+    if settings.database_url is None:
+        servers["DATABASE_URL"] = PostgresServer(folder / "postgres")
+    if settings.celery_broker_url is None and settings.redis_url is None:
+        servers["REDIS_URL"] = ValkeyServer(folder / "valkey")
+    return servers
 
 
-def migrate(environment: Mapping[str, str]) -> None:
+def keep_servers(servers: Iterable[LocalServer]) -> None:
+    """Start again whichever has died; the others are left alone."""
+    for server in servers:
+        if server.pid is None:
+            say(f"{server.title} has died: starting it again (log: {server.log})")
+            server.start()
+
+
+def migrate(settings: Settings, found: Mapping[str, str]) -> None:
     """Bring the database to the newest migration.
 
     Raises:
         StartFailed: It cannot be.
+        SettingsError: It is the first version's.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "alembic", "-c", PROJECT_DIR / "alembic.ini", "upgrade", "head"],
-        env=dict(environment),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise StartFailed(f"The database cannot be migrated:\n{done.stderr.strip()[-2000:]}")
+    alembic = AlembicConfig(PROJECT_DIR / "alembic.ini")
+    url = found.get("DATABASE_URL") or settings.require_database_url()
+    alembic.attributes["settings"] = settings.model_copy(update={"database_url": SecretStr(url)})
+    try:
+        command.upgrade(alembic, "head")
+    except (SQLAlchemyError, CommandError) as error:
+        raise StartFailed(f"The database cannot be migrated: {error}") from error
 
 
 def programs(settings: Settings) -> tuple[Program, ...]:
@@ -245,7 +248,9 @@ def try_sample(client: httpx2.Client, stop: Interrupts) -> str:
     """Transcribe the sample as a client would; returns what to tell of it."""
     began = time.monotonic()
     with SAMPLE.open("rb") as file:
-        answer = client.post("/transcribe/", files={"file": (SAMPLE.name, file)})
+        answer = client.post(
+            "/transcribe/", data={"priority": "high"}, files={"file": (SAMPLE.name, file)}
+        )
     if answer.is_error:
         return f"The sample was refused: {answer.text}"
     job = answer.json()
@@ -307,8 +312,13 @@ def serve(settings: Settings, stop: Interrupts) -> None:
     logs.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         say("Starting ...")
-        environment = environment_of(settings, start_servers(settings, stack))
-        migrate(environment)
+        servers = own_servers(settings)
+        found = {}
+        for variable, server in servers.items():
+            found[variable] = server.start()
+            stack.callback(server.stop)
+        migrate(settings, found)
+        environment = environment_of(settings, found)
         running: list[Supervised] = []
         stack.callback(stop_all, running, settings, stop)
         for program in programs(settings):
@@ -323,6 +333,7 @@ def serve(settings: Settings, stop: Interrupts) -> None:
                 say(try_sample(client, stop))
         greet(settings, key_file, model_of(settings))
         while not stop.asked.wait(1.0):
+            keep_servers(servers.values())
             for supervised in running:
                 supervised.keep()
 

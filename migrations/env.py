@@ -46,7 +46,8 @@ def migrate(connection: Connection) -> None:
 
 
 def migrate_database() -> None:
-    engine = make_engine(Settings.from_env(), pooled=False, name="migrations")
+    settings = context.config.attributes.get("settings") or Settings.from_env()
+    engine = make_engine(settings, pooled=False, name="migrations")
     with engine.connect() as connection:
         # waiting here is waiting for another process to finish the same work, so no time limit
         connection.execute(text("SET statement_timeout = 0"))
