@@ -51,8 +51,9 @@ FROM_SETTING: Final = "env_"
 ADMIN: Final = "admin"
 #: Owner of jobs sent without a key where AUTH_REQUIRED is off.
 ANONYMOUS: Final = "anonymous"
-#: What may be done without a key where AUTH_REQUIRED is off; /admin asks for a key even then.
-ANONYMOUS_SCOPES: Final = frozenset({Scope.JOBS_WRITE, Scope.JOBS_READ, Scope.JOBS_DELETE})
+#: What a key may do unless it was made for more. Where AUTH_REQUIRED is off, what may be done
+#: without one: /admin asks for a key even then.
+JOB_SCOPES: Final = (Scope.JOBS_WRITE, Scope.JOBS_READ, Scope.JOBS_DELETE)
 
 USED_RESOLUTION: Final = timedelta(minutes=1)
 #: Held while the first keys are entered: two web processes may start at once.
@@ -95,7 +96,7 @@ class Grant:
     """What a new key is to be."""
 
     owner: str
-    scopes: Collection[str] = tuple(Scope)
+    scopes: Collection[str] = JOB_SCOPES
     may_use_high: bool = True
     valid_days: float | None = None
     note: str | None = None
@@ -154,7 +155,7 @@ def authenticate(session: Session, key: str) -> Principal:
 def anonymous(session: Session) -> Principal:
     """Whoever calls without a key, where that is allowed."""
     return Principal(
-        owner_id=owner_id(session, ANONYMOUS), key_prefix=None, scopes=frozenset(ANONYMOUS_SCOPES)
+        owner_id=owner_id(session, ANONYMOUS), key_prefix=None, scopes=frozenset(JOB_SCOPES)
     )
 
 
@@ -254,7 +255,9 @@ class FirstKeys:
     def _make_first(self, session: Session) -> str | None:
         if session.scalar(select(ApiKey.id).limit(1)) is not None:
             return None
-        key, _ = create(session, Grant(owner=ADMIN, note="made at the first start"))
+        key, _ = create(
+            session, Grant(owner=ADMIN, scopes=tuple(Scope), note="made at the first start")
+        )
         write_secret(self._key_file, key)
         return key
 

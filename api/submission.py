@@ -129,6 +129,8 @@ def storable(value: object) -> dict[str, Any]:
         raise invalid(
             "metadata", "not_storable", "It holds NUL, half a surrogate pair, or no number."
         )
+    if len(json.dumps(value, ensure_ascii=False).encode()) > MAX_METADATA_BYTES:
+        raise invalid("metadata", "too_long", f"It may have {MAX_METADATA_BYTES} bytes.")
     return value
 
 
@@ -269,10 +271,10 @@ def _merged(query: Mapping[str, str], form: Mapping[str, str]) -> dict[str, str]
         value = sent.strip()
         if "\0" in value:
             raise invalid(name, "not_text", "It should hold no NUL.")
-        if merged.get(name, value) != value:
+        if not value:
+            continue
+        if merged.setdefault(name, value) != value:
             raise invalid(name, "contradiction", "Query and form say different things.")
-        if value:
-            merged[name] = value
     return merged
 
 

@@ -1,0 +1,321 @@
+"""What operators see and do."""
+
+import pytest
+import redis
+from sqlalchemy import text
+
+from jobs.lifecycle import Failure
+from jobs.queries import INPUT_FAULTS
+
+POOL = {
+    "hits": 3,
+    "misses": 1,
+    "evictions": 2,
+    "fallbacks": 1,
+    "bytes": 100,
+    "models": [{"key": {"engine": "openai-whisper", "model": "tiny"}, "instances": 2}],
+}
+BAD_INPUT = Failure(code="not_audio", message="No audio.")
+
+
+@pytest.fixture
+def add_worker(engine):
+    def add(name="host:1:x", role="worker", seconds=0, pool='{"hits": 3, "misses": 1}'):
+        with engine.begin() as connection:
+            connection.execute(
+                text(
+                    "INSERT INTO workers (name, role, queues, slots, pool, seen_at) VALUES"
+                    " (:name, :role, '{high,normal}', 2, CAST(:pool AS jsonb),"
+                    "  now() - make_interval(secs => :seconds))"
+                ),
+                {"name": name, "role": role, "seconds": seconds, "pool": pool},
+            )
+
+    return add
+
+
+def health(client, admin):
+    return client.get("/admin/health", headers=admin).json()
+
+
+def test_health_keeps_the_first_versions_keys(client, admin):
+    seen = health(client, admin)
+
+    assert (seen["status"], seen["database"]) == ("healthy", "connected")
+    assert (seen["queues"]["pending"], seen["queues"]["processing"]) == (0, 0)
+    assert (seen["error_rate_1h"], seen["unresolved_errors"]) == ("0.00%", 0)
+    assert "hits" in str(seen["model_pool"]) or "hit_rate" in seen["model_pool"]
+
+
+def test_health_counts_what_waits_and_runs(client, admin, jobs):
+    jobs.submit(priority="high")
+    jobs.submit("bob")
+    jobs.processing()
+    queues = health(client, admin)["queues"]
+
+    assert (queues["pending"], queues["processing"]) == (2, 1)
+    assert (queues["high"]["waiting"], queues["normal"]["waiting"]) == (1, 1)
+
+
+def test_health_tells_how_long_the_oldest_has_waited(client, admin, jobs, engine):
+    jobs.submit()
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE transcription_jobs SET not_before = now() - interval '100 s'"
+        )
+
+    assert health(client, admin)["queues"]["normal"]["oldest_seconds"] >= 100
+
+
+def test_health_counts_messages(client, admin, redis_url):
+    with redis.Redis.from_url(redis_url) as broker:
+        broker.rpush("dlq", "a", "b")
+
+    assert health(client, admin)["queues"]["dlq"]["messages"] == 2
+
+
+def test_health_shows_every_process(client, admin, add_worker):
+    add_worker("host:1:x")
+    add_worker("host:2:y", role="maintenance")
+
+    assert {worker["name"] for worker in health(client, admin)["workers"]} == {
+        "host:1:x",
+        "host:2:y",
+    }
+
+
+def test_health_tells_the_silent_from_the_living(client, admin, add_worker):
+    add_worker("living", seconds=1)
+    add_worker("silent", seconds=1000)
+    alive = {worker["name"]: worker["alive"] for worker in health(client, admin)["workers"]}
+
+    assert alive == {"living": True, "silent": False}
+
+
+def test_health_adds_the_pools_up(client, admin, add_worker):
+    import json
+
+    add_worker("one", pool=json.dumps(POOL))
+    add_worker("two", pool=json.dumps(POOL))
+    add_worker("dead", pool=json.dumps(POOL), seconds=1000)
+    pool = health(client, admin)["model_pool"]
+
+    assert (pool["hits"], pool["evictions"], pool["oom_fallbacks"]) == (6, 4, 2)
+    assert (pool["total_loaded"], pool["models_by_size"]) == (4, {"tiny": 4})
+    assert pool["hit_rate"] == 0.75
+
+
+def test_health_tells_the_error_rate(client, admin, jobs):
+    jobs.completed()
+    jobs.completed()
+    jobs.failed()
+
+    assert health(client, admin)["error_rate_1h"] == "33.33%"
+
+
+def test_many_errors_are_a_degraded_service(client, admin, jobs):
+    jobs.failed()
+
+    assert health(client, admin)["status"] == "degraded"
+
+
+def test_bad_input_is_not_the_services_error(client, admin, jobs):
+    jobs.failed(failure=BAD_INPUT)
+    seen = health(client, admin)
+
+    assert (seen["status"], seen["error_rate_1h"], seen["unresolved_errors"]) == (
+        "healthy",
+        "0.00%",
+        0,
+    )
+
+
+def test_what_failed_long_ago_is_no_recent_error(client, admin, jobs, engine):
+    jobs.failed()
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE transcription_jobs SET completed_at = now() - interval '2 hours'"
+        )
+    seen = health(client, admin)
+
+    assert (seen["error_rate_1h"], seen["unresolved_errors"]) == ("0.00%", 1)
+
+
+def test_health_tells_the_disk(client, admin):
+    assert health(client, admin)["disk"]["free_bytes"] > 0
+
+
+def test_health_tells_the_connections(client, admin):
+    assert health(client, admin)["database_pool"]["size"] == 10
+
+
+def test_upload_missing_is_the_operators_business():
+    assert "upload_missing" not in INPUT_FAULTS
+    assert "not_audio" in INPUT_FAULTS
+
+
+def errors(client, admin, query=""):
+    return client.get(f"/admin/errors{query}", headers=admin).json()
+
+
+def test_errors_keep_the_first_versions_keys(client, admin, jobs):
+    job_id = str(jobs.failed())
+    seen = errors(client, admin)
+    (error,) = seen["errors"]
+
+    assert seen["total"] == 1
+    assert (error["id"], error["job_id"], error["resolved"]) == (job_id, job_id, False)
+    assert (error["type"], error["message"]) == ("engine_error", "It broke.")
+    assert error["created_at"]
+
+
+def test_a_failed_job_is_listed_once_with_its_attempts(client, admin, jobs):
+    jobs.exhausted()
+    (error,) = errors(client, admin)["errors"]
+
+    assert [attempt["attempt"] for attempt in error["attempts"]] == [1, 2]
+    assert (error["type"], error["code"]) == ("attempts_exhausted", "engine_error")
+
+
+def test_operators_see_the_traceback(client, admin, jobs):
+    jobs.failed()
+    (error,) = errors(client, admin)["errors"]
+
+    assert error["attempts"][0]["traceback"] == "Traceback: secret"
+
+
+def test_owners_do_not_see_the_traceback(client, alice, jobs):
+    assert "secret" not in client.get(f"/jobs/{jobs.failed()}", headers=alice).text
+
+
+def test_jobs_that_did_not_fail_are_no_errors(client, admin, jobs):
+    jobs.completed()
+    jobs.submit()
+
+    assert errors(client, admin) == {"errors": [], "total": 0, "next_cursor": None}
+
+
+def test_bad_input_is_shown_on_request_only(client, admin, jobs):
+    jobs.failed(failure=BAD_INPUT)
+
+    assert errors(client, admin)["total"] == 0
+    assert errors(client, admin, "?permanent=true")["errors"][0]["permanent"]
+
+
+def test_pages_of_errors_follow_each_other(client, admin, jobs):
+    ids = [str(jobs.failed()) for _ in range(3)]
+    first = errors(client, admin, "?limit=2")
+    second = errors(client, admin, f"?limit=2&cursor={first['next_cursor']}")
+
+    assert [error["id"] for error in first["errors"] + second["errors"]] == ids[::-1]
+    assert (first["total"], second["next_cursor"]) == (3, None)
+
+
+def test_a_cursor_of_the_jobs_is_none_of_the_errors(client, admin, jobs):
+    for _ in range(2):
+        jobs.failed()
+    cursor = client.get("/jobs?limit=1", headers=admin).json()["next_cursor"]
+    answer = client.get(f"/admin/errors?cursor={cursor}", headers=admin)
+
+    assert answer.json()["code"] == "bad_cursor"
+
+
+def test_an_error_can_be_resolved(client, admin, jobs):
+    job_id = jobs.failed()
+    answer = client.post(
+        f"/admin/errors/{job_id}/resolve", headers=admin, json={"notes": "bought a disk"}
+    )
+
+    (attempt,) = answer.json()["attempts"]
+    assert (answer.json()["resolved"], attempt["notes"]) == (True, "bought a disk")
+    assert attempt["resolved_by"] == admin["X-API-Key"][:17]
+
+
+def test_a_resolved_error_is_out_of_sight(client, admin, jobs):
+    client.post(f"/admin/errors/{jobs.failed()}/resolve", headers=admin)
+
+    assert errors(client, admin)["total"] == 0
+
+
+def test_a_resolved_error_is_shown_on_request(client, admin, jobs):
+    client.post(f"/admin/errors/{jobs.failed()}/resolve", headers=admin)
+
+    assert errors(client, admin, "?resolved=true")["total"] == 1
+
+
+def test_resolving_twice_keeps_the_first_notes(client, admin, jobs):
+    job_id = jobs.failed()
+    url = f"/admin/errors/{job_id}/resolve"
+    client.post(url, headers=admin, json={"notes": "first"})
+    answer = client.post(url, headers=admin, json={"notes": "second"})
+
+    assert answer.json()["attempts"][0]["notes"] == "first"
+
+
+@pytest.mark.parametrize("verb", ["retry", "resolve"])
+def test_what_did_not_fail_is_not_there_to_work_through(client, admin, jobs, verb):
+    answer = client.post(f"/admin/errors/{jobs.completed()}/{verb}", headers=admin)
+
+    assert answer.status_code == {"retry": 409, "resolve": 404}[verb]
+
+
+def test_a_failed_job_can_be_sent_round_again(client, admin, jobs):
+    job_id = jobs.failed()
+    answer = client.post(f"/admin/errors/{job_id}/retry", headers=admin)
+
+    assert (answer.status_code, answer.json()["status"]) == (202, "pending")
+    assert jobs.row(job_id).attempt == 0
+
+
+def test_a_job_sent_round_again_is_rung_for(client, admin, jobs, redis_url):
+    client.post(f"/admin/errors/{jobs.failed()}/retry", headers=admin)
+    with redis.Redis.from_url(redis_url) as broker:
+        assert broker.llen("normal") == 1
+
+
+def test_a_job_sent_round_again_is_no_error_any_more(client, admin, jobs):
+    client.post(f"/admin/errors/{jobs.failed()}/retry", headers=admin)
+
+    assert errors(client, admin, "?resolved=true")["total"] == 0
+
+
+def test_a_job_can_be_sent_round_with_another_model(client, admin, jobs):
+    answer = client.post(
+        f"/admin/errors/{jobs.failed()}/retry", headers=admin, json={"model_size": "large"}
+    )
+
+    assert answer.json()["model_size"] == "large-v3"
+
+
+def test_a_job_is_not_sent_round_with_a_model_that_is_not_there(client, admin, jobs):
+    job_id = jobs.failed()
+    answer = client.post(f"/admin/errors/{job_id}/retry", headers=admin, json={"model_size": "gpt"})
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "unknown_model")
+    assert jobs.row(job_id).status == "failed"
+
+
+def test_a_job_without_upload_is_not_sent_round(client, admin, jobs, engine):
+    job_id = jobs.failed()
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE transcription_jobs SET upload_deleted_at = now()")
+    answer = client.post(f"/admin/errors/{job_id}/retry", headers=admin)
+
+    assert (answer.status_code, answer.json()["code"]) == (410, "upload_missing")
+
+
+@pytest.mark.parametrize("body", [b'{"status": "x"}', b'{"notes": 1, "model_size": 1}', b"[]"])
+@pytest.mark.parametrize("verb", ["retry", "resolve"])
+def test_a_wrong_body_is_refused(client, admin, jobs, verb, body):
+    headers = {**admin, "Content-Type": "application/json"}
+    answer = client.post(f"/admin/errors/{jobs.failed()}/{verb}", headers=headers, content=body)
+
+    assert answer.status_code == 422
+
+
+def test_notes_hold_no_nul(client, admin, jobs):
+    answer = client.post(
+        f"/admin/errors/{jobs.failed()}/resolve", headers=admin, json={"notes": "a\0b"}
+    )
+
+    assert answer.status_code == 422
