@@ -24,6 +24,11 @@ from types import FrameType
 from typing import Final
 
 import httpx2
+from alembic import command
+from alembic.config import Config as AlembicConfig
+from alembic.util import CommandError
+from pydantic import SecretStr
+from sqlalchemy.exc import SQLAlchemyError
 
 from config import PROJECT_DIR, Settings
 from errors import ServiceError, SettingsError
