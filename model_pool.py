@@ -247,7 +247,6 @@ class Loan:
         self._close_stream()
         with self._engine_at_work() as engine:
             stream = self._stream = engine.transcribe(samples, options, resume)
-        del engine  # so that this frame does not keep it
         try:
             while True:
                 if stream is not self._stream:

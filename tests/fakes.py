@@ -87,7 +87,8 @@ class FakeEngine:
         self.closed = False
         self.misuse: list[str] = []
         self._guard = threading.Lock()
-        self._users = 0
+        #: Transcriptions that began and have not ended.
+        self.users = 0
 
     def transcribe(
         self, samples: Samples, options: TranscribeOptions, resume: ResumeState | None = None
@@ -109,7 +110,7 @@ class FakeEngine:
         with self._guard:
             if self.closed:
                 self.misuse.append("closed twice")
-            if self._users:
+            if self.users:
                 self.misuse.append("closed while in use")
             self.closed = True
         self.at_close(self)
@@ -134,13 +135,13 @@ class FakeEngine:
 
     def _enter(self) -> None:
         with self._guard:
-            self._users += 1
-            if self.exclusive and self._users > 1:
+            self.users += 1
+            if self.exclusive and self.users > 1:
                 self.misuse.append("exclusive, but used by two at a time")
 
     def _leave(self) -> None:
         with self._guard:
-            self._users -= 1
+            self.users -= 1
 
 
 @dataclass

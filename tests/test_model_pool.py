@@ -433,6 +433,19 @@ def test_engine_of_a_borrower_that_stopped_listening_can_be_used_again(
     assert loader.events == ["load tiny"]
 
 
+def test_transcription_that_is_stopped_stops_in_the_engine(
+    pool: ModelPool, loader: FakeLoader
+) -> None:
+    with pool.borrow(TINY) as loan:
+        windows = loan.transcribe(SAMPLES, OPTIONS)
+        next(windows)
+        windows.close()
+
+        engine = loader.engines[0]()
+        assert engine is not None
+        assert engine.users == 0
+
+
 def test_transcription_cannot_outlive_its_loan(pool: ModelPool) -> None:
     with pool.borrow(TINY) as loan:
         outlives = loan.transcribe(SAMPLES, OPTIONS)

@@ -30,13 +30,19 @@ class Scene:
     Unless asked to, they do not poll: who is not woken sleeps until the test fails.
     """
 
-    def __init__(self, threads: ThreadPoolExecutor, loader: FakeLoader, **limits: Any) -> None:
+    def __init__(
+        self,
+        threads: ThreadPoolExecutor,
+        loader: FakeLoader,
+        estimate: Callable[[ModelKey], int],
+        **limits: Any,
+    ) -> None:
         self.clock = FakeClock()
         self.loader = loader
         self.shelf = Shelf(
             PoolLimits(**{"poll_seconds": 3 * PATIENCE_SECONDS, **limits}),
             load=loader,
-            estimate_bytes=loader.size,
+            estimate_bytes=estimate,
             clock=self.clock,
         )
         self._threads = threads
@@ -83,8 +89,14 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 def stage(threads: ThreadPoolExecutor) -> Iterator[Stage]:
     scenes: list[Scene] = []
 
-    def make(loader: FakeLoader | None = None, *, max_models: int = 2, **limits: Any) -> Scene:
-        scenes.append(Scene(threads, loader or FakeLoader(), max_models=max_models, **limits))
+    def make(
+        loader: FakeLoader | None = None,
+        estimate: Callable[[ModelKey], int] | None = None,
+        **limits: Any,
+    ) -> Scene:
+        loader = loader or FakeLoader()
+        limits = {"max_models": 2, **limits}
+        scenes.append(Scene(threads, loader, estimate or loader.size, **limits))
         return scenes[-1]
 
     yield make
@@ -292,15 +304,22 @@ def test_model_larger_than_the_limit_is_refused_at_once(stage: Stage) -> None:
 
 
 def test_engine_larger_than_its_estimate_counts_as_large_as_it_is(stage: Stage) -> None:
-    scene = stage(max_models=9, max_bytes={"cpu": 2_500})
-    scene.loader.sizes[TINY] = 2_000
-    scene.shelf = Shelf(
-        scene.shelf.limits, load=scene.loader, estimate_bytes=lambda _: 1_000, clock=scene.clock
-    )
+    loader = FakeLoader(sizes={TINY: 2_000})
+    scene = stage(loader, lambda _: 1_000, max_models=9, max_bytes={"cpu": 2_500})
 
     scene.use(TINY, BASE)
 
-    assert scene.loader.alive() == ["base"]
+    assert loader.alive() == ["base"]
+
+
+def test_engine_larger_than_its_estimate_needs_its_real_room_the_next_time(stage: Stage) -> None:
+    loader = FakeLoader(sizes={TINY: 2_000})
+    scene = stage(loader, lambda _: 1_000, max_models=9, max_bytes={"cpu": 2_500})
+    scene.use(TINY)
+    scene.lend(BASE)
+
+    with pytest.raises(errors.PoolTimeout):
+        scene.lend(TINY)
 
 
 def test_victim_closes_before_its_heir_loads(stage: Stage) -> None:
@@ -468,6 +487,25 @@ def test_borrower_that_gave_up_holds_nobody_up(stage: Stage) -> None:
     scene.shelf.take_back(held)
 
     assert result(stays) is held
+
+
+def test_borrower_that_wakes_in_vain_has_waited_once(stage: Stage) -> None:
+    scene = stage(max_instances=1)
+    held = scene.lend(TINY)
+    looks: list[None] = []
+
+    def looked(times: int) -> bool:
+        return len(looks) >= times
+
+    waiting = scene.queue(TINY, lambda: looks.append(None))
+    for times in (2, 3, 4):
+        scene.use(BASE)
+        eventually(partial(looked, times))
+
+    scene.shelf.take_back(held)
+
+    result(waiting)
+    assert scene.shelf.stats().waits == 1
 
 
 def test_newcomers_pass_who_waits_for_room(stage: Stage) -> None:
@@ -642,6 +680,44 @@ def test_instance_that_cannot_be_had_beside_another_is_waited_for(stage: Stage) 
     assert scene.loader.events == ["load tiny", "load tiny"]
 
 
+def test_who_tried_to_load_another_instance_keeps_its_place(stage: Stage) -> None:
+    scene = stage(max_instances=2)
+    held = scene.lend(TINY)
+    gate = Gate()
+
+    def fail(_key: ModelKey) -> None:
+        gate()
+        raise errors.EngineOutOfMemory
+
+    scene.loader.at_load = fail
+    first = scene.lend_in_thread(TINY)
+    gate.wait_until_reached()
+    second = scene.queue(TINY)
+    gate.open()
+    eventually(lambda: scene.shelf.stats().waits == 2)
+
+    scene.shelf.take_back(held)
+
+    assert result(first) is held
+    assert not second.done()
+
+
+def test_instance_on_its_way_out_is_not_waited_for(stage: Stage) -> None:
+    scene = stage(FakeLoader(exclusive=False))
+    broken = scene.lend(TINY)
+    scene.lend(TINY)
+    scene.shelf.take_back(broken, Health.BROKEN)
+
+    def fail(_key: ModelKey) -> None:
+        scene.loader.at_load = lambda _key: None
+        raise errors.EngineOutOfMemory
+
+    scene.loader.at_load = fail
+
+    with pytest.raises(errors.EngineOutOfMemory):
+        scene.lend(TINY)
+
+
 # Giving back
 
 
@@ -673,6 +749,16 @@ def test_broken_engine_that_others_use_is_replaced_for_newcomers(stage: Stage) -
     scene.shelf.take_back(first, Health.BROKEN)
 
     assert scene.lend(TINY) is not second
+
+
+def test_engine_that_broke_for_two_is_discarded_once(stage: Stage) -> None:
+    scene = stage(FakeLoader(exclusive=False))
+    borrowed = scene.lend(TINY), scene.lend(TINY)
+
+    for instance in borrowed:
+        scene.shelf.take_back(instance, Health.BROKEN)
+
+    assert scene.shelf.stats().discards == 1
 
 
 def test_full_engine_is_closed(stage: Stage) -> None:
