@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from errors import EngineError, EngineOutOfMemory, ServiceError
+from errors import EngineError, EngineOutOfMemory, ModelUnavailable, ServiceError
 from model_shelf import Health, Instance, ModelStats, PoolLimits, PoolStats, Shelf
 from speech.engines import Engine, ModelKey, catalogue
 from speech.transcript import ResumeState, TranscribeOptions, Window
@@ -27,9 +27,6 @@ logger = logging.getLogger(__name__)
 
 Reason = Literal["load", "transcribe"]
 
-#: Makes the state that one model left fit for another: (state, from, to) -> state.
-TranslateResume = Callable[[ResumeState, ModelKey, ModelKey], ResumeState]
-
 
 @dataclass(frozen=True, slots=True)
 class FallbackStep:
@@ -42,10 +39,6 @@ class FallbackStep:
 
 def _estimate_bytes(key: ModelKey) -> int:
     return catalogue.resolve(key.model).memory_bytes(key.compute_type)
-
-
-def _translate_resume(state: ResumeState, before: ModelKey, after: ModelKey) -> ResumeState:
-    return catalogue.carry_over(state, before.model, after.model)
 
 
 class ModelPool:
@@ -65,13 +58,11 @@ class ModelPool:
         load: Callable[[ModelKey], Engine],
         estimate_bytes: Callable[[ModelKey], int] = _estimate_bytes,
         fallbacks: Callable[[ModelKey], tuple[ModelKey, ...]] = catalogue.fallbacks,
-        translate_resume: TranslateResume = _translate_resume,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limits = limits
         self._load = load
         self._fallbacks = fallbacks
-        self._translate_resume = translate_resume
         self._shelf = Shelf(
             limits, load=self._load_or_free, estimate_bytes=estimate_bytes, clock=clock
         )
@@ -105,7 +96,6 @@ class ModelPool:
         loan = Loan(
             self._shelf,
             (key, *(self._fallbacks(key) if fallbacks is None else fallbacks)),
-            self._translate_resume,
             cancelled=cancelled,
             timeout=self._limits.wait_seconds if timeout is None else timeout,
         )
@@ -164,7 +154,6 @@ class Loan:
         self,
         shelf: Shelf,
         ladder: tuple[ModelKey, ...],
-        translate_resume: TranslateResume,
         *,
         cancelled: Callable[[], None],
         timeout: float,
@@ -173,7 +162,6 @@ class Loan:
         self.steps: tuple[FallbackStep, ...] = ()
         self._shelf = shelf
         self._ladder = ladder
-        self._translate_resume = translate_resume
         self._cancelled = cancelled
         self._timeout = timeout
         #: Taken again after others were evicted; not a second time.
@@ -225,6 +213,10 @@ class Loan:
                 )
             except EngineOutOfMemory:
                 logger.warning("model cannot be had", extra={"model_key": str(self.key)})
+            except ModelUnavailable:
+                # What was asked for must be there; a rung that is not is merely passed over.
+                if not self.steps:
+                    raise
             if self._instance is None:
                 self._step_down("load")
         self._health = Health.SOUND
@@ -302,7 +294,7 @@ class Loan:
         self.start()
         if resume is None or self.key == key:
             return resume
-        return self._translate_resume(resume, key, self.key)
+        return catalogue.carry_over(resume, key.model, self.key.model)
 
     def _step_down(self, reason: Reason) -> None:
         if len(self.steps) == len(self._ladder) - 1:

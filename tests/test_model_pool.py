@@ -179,6 +179,19 @@ def test_ladder_goes_on_until_something_fits(pool: ModelPool, memory: Memory) ->
     assert pool.stats().fallbacks == 2
 
 
+def test_rung_whose_files_are_not_here_is_passed_over(pool: ModelPool, loader: FakeLoader) -> None:
+    def fail(key: ModelKey) -> None:
+        if key == SMALL:
+            raise errors.EngineOutOfMemory
+        if key == BASE:
+            raise errors.ModelUnavailable
+
+    loader.at_load = fail
+
+    with pool.borrow(SMALL) as loan:
+        assert loan.key == TINY
+
+
 def test_end_of_the_ladder_is_out_of_memory(
     pool: ModelPool, memory: Memory, loader: FakeLoader
 ) -> None:
