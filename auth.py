@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import secrets
+import shlex
 import sys
 import uuid
 import zlib
@@ -221,10 +222,14 @@ class FirstKeys:
     Args:
         api_keys: The setting API_KEYS.
         key_file: Where the first admin key is left, for the operator to read.
+        show_with: The command that shows it, where the file is not on the operator's own machine.
     """
 
-    def __init__(self, api_keys: Iterable[str], key_file: Path) -> None:
+    def __init__(
+        self, api_keys: Iterable[str], key_file: Path, *, show_with: str | None = None
+    ) -> None:
         self._api_keys = tuple(api_keys)
+        self._show_with = show_with or f"cat {shlex.quote(str(key_file))}"
         self._key_file = key_file
         self._entered = False
         for key in self._api_keys:
@@ -250,7 +255,7 @@ class FirstKeys:
             key = self._make_first(session)
         self._entered = True
         if key is not None:
-            _announce(key, self._key_file)
+            _announce(key, self._key_file, self._show_with)
 
     def _make_first(self, session: Session) -> str | None:
         if session.scalar(select(ApiKey.id).limit(1)) is not None:
@@ -307,12 +312,12 @@ def write_secret(path: Path, secret: str) -> None:
         raise SettingsError(f"STATE_DIR: cannot write {path}: {error.strerror}") from error
 
 
-def _announce(key: str, path: Path) -> None:
+def _announce(key: str, path: Path, show_with: str) -> None:
     # Logs are kept and shipped; a terminal is read once, by whoever started us.
     if sys.stdout.isatty():
         sys.stdout.write(f"\nYour API key (also in {path}): {key}\n\n")
         sys.stdout.flush()
-    logger.info("first API key made", extra={"show_it_with": f"cat {path}"})
+    logger.info("first API key made", extra={"show_it_with": show_with})
 
 
 def _refused(reason: str, key: ApiKey | None = None) -> NotAuthenticated:

@@ -121,6 +121,9 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="Keys entered at start with every scope, separated by commas"
     )
+    admin_key_command: str | None = Field(
+        None, description="Named in the log as what shows the first key; `cat STATE_DIR/admin.key`"
+    )
     trusted_hosts: Names = Field(
         (), description="Host names that requests may be for, separated by commas; any"
     )

@@ -19,6 +19,8 @@ _context: ContextVar[dict[str, object]] = ContextVar("log_context", default={}) 
 
 #: What a LogRecord has by itself; everything else on it came from ``extra`` or ``bind``.
 _OWN_FIELDS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+#: uvicorn's message once more, with colours.
+_NOISE: Final = "color_message"
 #: Loggers that say at INFO what we say better, or what nobody reads.
 _QUIET: Final = ("celery.app.trace", "celery.worker.strategy", "alembic.runtime.plugins", "httpx2")
 
@@ -37,6 +39,7 @@ class _Bound(logging.Filter):
     """Puts the bound fields on the record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        vars(record).pop(_NOISE, None)
         for name, value in _context.get().items():
             if not hasattr(record, name):
                 setattr(record, name, value)

@@ -78,6 +78,7 @@ class Services:
         self.first_keys = FirstKeys(
             (key.get_secret_value() for key in settings.api_keys),
             settings.state_dir.expanduser().absolute() / KEY_FILE,
+            show_with=settings.admin_key_command,
         )
         self.readiness = Readiness(self._could_accept)
 
