@@ -126,7 +126,7 @@ def main(request: dict[str, Any]) -> NoReturn:
     except BaseException:  # noqa: BLE001 - the outermost frame of a program
         os.write(1, traceback.format_exc()[-4096:].encode(errors="replace"))
         os._exit(1)
-    os.write(1, reply)
+    os.write(1, b"\n" + reply)
     os._exit(0)
 
 

@@ -103,6 +103,7 @@ def video(
     codec: str = "mpeg4",
     *,
     sound_codec: str | None = "aac",
+    rate_hz: int = 48_000,
     seconds: float = 2.0,
     options: dict[str, str] | None = None,
 ) -> bytes:
@@ -112,7 +113,7 @@ def video(
         picture = cast("VideoStream", output.add_stream(codec, rate=25))
         picture.width, picture.height = 64, 48
         picture.pix_fmt = "yuv420p"
-        audio = _add_audio(output, sound_codec, 48_000, "mono") if sound_codec else None
+        audio = _add_audio(output, sound_codec, rate_hz, "mono") if sound_codec else None
         for number in range(round(seconds * 25)):
             output.mux(picture.encode(_picture(number)))
         output.mux(picture.encode(None))
