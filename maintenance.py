@@ -280,13 +280,17 @@ class Janitor:
                 purged = retention.purge_uploads(
                     session, self._uploads, older_than_seconds=self._keep_seconds
                 )
-        with get_db_session(self._sessions) as session:
-            orphans = retention.delete_orphans(session, self._uploads)
+        orphans = sum(map(self._delete_orphans, retention.stored_long_ago(self._uploads)))
         swept = self._uploads.sweep()
         if purged or orphans or swept:
             logger.info(
                 "uploads deleted", extra={"old": purged, "orphans": orphans, "unfinished": swept}
             )
+
+    def _delete_orphans(self, job_ids: list[uuid.UUID]) -> int:
+        # a transaction of its own: walking the folder may take longer than one may stand idle
+        with get_db_session(self._sessions) as session:
+            return retention.delete_orphans(session, self._uploads, job_ids)
 
 
 class Round(Protocol):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
+import itertools
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from sqlalchemy import bindparam, text
@@ -14,67 +14,55 @@ from sqlalchemy.orm import Session
 
 from jobs.uploads import UploadStore
 
-logger = logging.getLogger(__name__)
-
 #: A file without a row is an upload whose submission is under way, or one that died there.
 ORPHAN_SECONDS: Final = 3600.0
 BATCH: Final = 500
 
-EXPIRED: Final = text("""
-SELECT id
-  FROM transcription_jobs
- WHERE completed_at < now() - make_interval(secs => :older_than)
-   AND upload_deleted_at IS NULL
- ORDER BY completed_at
- LIMIT :limit
-""")
-
-DELETED: Final = text("""
+#: Mark the uploads whose time is over. Rows that somebody holds, such as a redrive, are left.
+EXPIRE: Final = text("""
 UPDATE transcription_jobs
    SET upload_deleted_at = now()
- WHERE id = ANY(:ids)
-   AND completed_at IS NOT NULL
-""").bindparams(bindparam("ids", type_=ARRAY(UUID(as_uuid=True))))
+ WHERE id IN (SELECT id
+                FROM transcription_jobs
+               WHERE completed_at < now() - make_interval(secs => :older_than)
+                 AND upload_deleted_at IS NULL
+               ORDER BY completed_at
+               LIMIT :limit
+                 FOR UPDATE SKIP LOCKED)
+RETURNING id
+""")
 
-KNOWN: Final = text("SELECT id FROM transcription_jobs WHERE id = ANY(:ids)").bindparams(
-    bindparam("ids", type_=ARRAY(UUID(as_uuid=True)))
-)
+#: Which of these jobs still have an upload.
+KNOWN: Final = text("""
+SELECT id
+  FROM transcription_jobs
+ WHERE id = ANY(:ids)
+   AND upload_deleted_at IS NULL
+""").bindparams(bindparam("ids", type_=ARRAY(UUID(as_uuid=True))))
 
 
 def purge_uploads(session: Session, store: UploadStore, *, older_than_seconds: float) -> int:
-    """Delete the uploads of jobs that ended long ago; returns how many.
+    """Delete the uploads of jobs that ended long ago, a batch at a time; returns how many.
 
-    The row is marked first, in the caller's transaction: a job redriven at that moment either
-    keeps its upload or is refused.
+    Their rows are marked and locked first, in the caller's transaction: a job redriven at that
+    moment either keeps its upload or is refused.
     """
-    rows = session.execute(EXPIRED, {"older_than": older_than_seconds, "limit": BATCH}).all()
-    ids = [row.id for row in rows]
-    if not ids:
-        return 0
-    session.execute(DELETED, {"ids": ids})
-    for job_id in ids:
+    rows = session.execute(EXPIRE, {"older_than": older_than_seconds, "limit": BATCH}).all()
+    for row in rows:
+        store.delete(row.id)
+    return len(rows)
+
+
+def stored_long_ago(store: UploadStore, *, batch: int = BATCH) -> Iterator[list[uuid.UUID]]:
+    """Stored uploads that are old enough to be orphans, ``batch`` at a time."""
+    stored = store.stored_before(time.time() - ORPHAN_SECONDS)
+    while ids := list(itertools.islice(stored, batch)):
+        yield ids
+
+
+def delete_orphans(session: Session, store: UploadStore, job_ids: Sequence[uuid.UUID]) -> int:
+    """Delete those of these uploads that no job has; returns how many."""
+    orphans = {*job_ids} - {*session.scalars(KNOWN, {"ids": list(job_ids)})}
+    for job_id in orphans:
         store.delete(job_id)
-    return len(ids)
-
-
-def delete_orphans(session: Session, store: UploadStore, *, now: float | None = None) -> int:
-    """Delete stored uploads that no job knows; returns how many."""
-    horizon = (time.time() if now is None else now) - ORPHAN_SECONDS
-    deleted = 0
-    for ids in _batches(store.stored_before(horizon)):
-        known = set(session.scalars(KNOWN, {"ids": ids}))
-        for job_id in set(ids) - known:
-            store.delete(job_id)
-            deleted += 1
-    return deleted
-
-
-def _batches(ids: Iterator[uuid.UUID]) -> Iterator[list[uuid.UUID]]:
-    batch: list[uuid.UUID] = []
-    for job_id in ids:
-        batch.append(job_id)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+    return len(orphans)

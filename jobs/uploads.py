@@ -103,6 +103,8 @@ class UploadWriter:
             final.parent.mkdir(mode=0o700, exist_ok=True)
             self._part.rename(final)
             _sync_folder(final.parent)
+            # the folder may be new, made by us or by somebody who has not come this far
+            _sync_folder(self._store.root)
         return Upload(
             job_id=self._job_id,
             path=final,
@@ -111,9 +113,19 @@ class UploadWriter:
         )
 
     def close(self) -> None:
-        """Let go; what was not finished is deleted."""
-        os.close(self._fd)
-        self._part.unlink(missing_ok=True)
+        """Let go; what was not finished is deleted.
+
+        Raises:
+            StorageUnavailable: It cannot be; ``UploadStore.sweep`` will.
+        """
+        fd, self._fd = self._fd, -1
+        if fd < 0:
+            return
+        with storage_errors():
+            try:
+                os.close(fd)
+            finally:
+                self._part.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -197,8 +209,9 @@ class UploadStore:
         """Ids of the uploads stored before a time, in seconds since the epoch."""
         with storage_errors():
             for path in self.root.glob("[0-9a-f][0-9a-f]/*-*"):
-                if path.stat().st_mtime < horizon:
-                    yield uuid.UUID(path.name)
+                job_id = _id_in(path.name)
+                if job_id is not None and _is_older(path, horizon):
+                    yield job_id
 
     def sweep(self, *, now: float | None = None) -> int:
         """Delete uploads that were begun and never finished; returns how many."""
@@ -206,10 +219,25 @@ class UploadStore:
         swept = 0
         with storage_errors():
             for part in (self.root / PART_DIR).iterdir():
-                if part.stat().st_mtime < horizon:
+                if _id_in(part.name) is not None and _is_older(part, horizon):
                     part.unlink(missing_ok=True)
                     swept += 1
         return swept
+
+
+def _id_in(name: str) -> uuid.UUID | None:
+    """The job that a file belongs to; None for a file of somebody else's."""
+    try:
+        return uuid.UUID(name)
+    except ValueError:
+        return None
+
+
+def _is_older(path: Path, horizon: float) -> bool:
+    try:
+        return path.stat().st_mtime < horizon
+    except FileNotFoundError:
+        return False  # finished or deleted since it was listed
 
 
 def _sync_folder(folder: Path) -> None:

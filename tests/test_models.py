@@ -170,7 +170,7 @@ QUERIES: dict[str, tuple[str, Query]] = {
     "janitor's look": (
         "upload_kept",
         lambda session, _: session.execute(
-            retention.EXPIRED, {"older_than": 86_400, "limit": 100}
+            retention.EXPIRE, {"older_than": 86_400, "limit": 100}
         ).all(),
     ),
     "janitor's strays": (
