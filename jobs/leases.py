@@ -28,7 +28,7 @@ Clock = Callable[[], float]
 
 
 class Announce(Protocol):
-    """Writes what this process says of itself; called with each heartbeat, in its transaction."""
+    """Writes what this process says of itself; called after each heartbeat, in its transaction."""
 
     def __call__(self, session: Session, *, running: int) -> None: ...
 
@@ -125,7 +125,11 @@ class LeaseKeeper:
         """Keep a lease alive for the length of the block."""
         hold = Hold(lease, self._clock)
         with self._lock:
+            before = self._holds.get(lease.job_id)
             self._holds[lease.job_id] = hold
+        if before is not None:
+            # the job came back to us while a thread of ours still worked under its old lease
+            before.stop(LeaseLost())
         try:
             yield hold
         finally:
@@ -155,16 +159,23 @@ class LeaseKeeper:
         self._drop_stalled()
         holds = self.holds
         with self._sessions.begin() as session:
-            self._announce(session, running=len(holds))
-            if not holds:
-                return
-            answers = lifecycle.heartbeat(session, [hold.beat() for hold in holds])
+            beats = [hold.beat() for hold in holds]
+            answers = lifecycle.heartbeat(session, beats) if beats else {}
+            self._say(session, running=len(holds))
         for hold in holds:
             cancel_requested = answers.get(hold.lease.job_id)
             if cancel_requested is None:
                 self._lost(hold)
             elif cancel_requested:
                 hold.stop(CancelRequested())
+
+    def _say(self, session: Session, *, running: int) -> None:
+        # leases must not be lost over statistics
+        try:
+            with session.begin_nested():
+                self._announce(session, running=running)
+        except Exception:
+            logger.exception("process not announced")
 
     def _lost(self, hold: Hold) -> None:
         # released while the statement ran: its end was written by the attempt itself
