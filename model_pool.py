@@ -37,10 +37,6 @@ class FallbackStep:
     reason: Reason
 
 
-def _estimate_bytes(key: ModelKey) -> int:
-    return catalogue.resolve(key.model).memory_bytes(key.compute_type)
-
-
 class ModelPool:
     """The models that the threads of one process share. Every method may be called by any thread.
 
@@ -56,7 +52,7 @@ class ModelPool:
         limits: PoolLimits,
         *,
         load: Callable[[ModelKey], Engine],
-        estimate_bytes: Callable[[ModelKey], int] = _estimate_bytes,
+        estimate_bytes: Callable[[ModelKey], int] = catalogue.memory_bytes,
         fallbacks: Callable[[ModelKey], tuple[ModelKey, ...]] = catalogue.fallbacks,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

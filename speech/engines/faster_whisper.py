@@ -64,7 +64,7 @@ class FasterWhisper:
 
     def __init__(self, key: ModelKey, model: WhisperModel) -> None:
         self.key = key
-        self.memory_bytes = catalogue.resolve(key.model).memory_bytes(key.compute_type)
+        self.memory_bytes = catalogue.memory_bytes(key)
         self._model: WhisperModel | None = model
         self._extractor = FeatureExtractor(feature_size=model.model.n_mels)
 

@@ -69,7 +69,7 @@ class OpenAIWhisper:
 
     def __init__(self, key: ModelKey, model: Whisper, *, threads: int) -> None:
         self.key = key
-        self.memory_bytes = catalogue.resolve(key.model).memory_bytes(key.compute_type)
+        self.memory_bytes = catalogue.memory_bytes(key)
         self._model: Whisper | None = model
         self._threads = threads
 

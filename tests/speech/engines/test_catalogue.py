@@ -80,10 +80,21 @@ def test_only_the_large_v3_family_knows_cantonese():
     assert knowing == {"large-v3", "large-v3-turbo"}
 
 
-def test_a_smaller_compute_type_needs_less_memory():
-    spec = catalogue.resolve("medium")
-
-    assert spec.memory_bytes("int8") < spec.memory_bytes("float16") < spec.memory_bytes("float32")
+@pytest.mark.parametrize(
+    ("key", "known_megabytes"),
+    [
+        # The README of openai-whisper: gigabytes of a GPU, rounded up.
+        (ModelKey(OPENAI_WHISPER, "large-v3", "cuda", "float32"), 10_000),
+        (ModelKey(OPENAI_WHISPER, "large-v3-turbo", "cuda", "float32"), 6_000),
+        (ModelKey(OPENAI_WHISPER, "medium", "cuda", "float32"), 5_000),
+        (ModelKey(OPENAI_WHISPER, "small", "cuda", "float32"), 2_000),
+        # The README of faster-whisper, with CUDA's context.
+        (ModelKey(FASTER_WHISPER, "large-v2", "cuda", "float16"), 4_525),
+        (ModelKey(FASTER_WHISPER, "large-v2", "cuda", "int8_float16"), 2_926),
+    ],
+)
+def test_the_memory_of_a_model_is_about_what_others_found(key, known_megabytes):
+    assert 0.7 < catalogue.memory_bytes(key) / 1e6 / known_megabytes < 1.1
 
 
 def test_a_key_reads_as_a_path_of_its_parts():
@@ -202,8 +213,7 @@ def test_each_step_on_a_device_needs_less_memory(engine, device, model):
         key = ModelKey(engine, model, device, compute_type)
         needs: dict[str, list[int]] = {"cpu": [], device: []}
         for step in (key, *catalogue.fallbacks(key)):
-            spec = catalogue.resolve(step.model)
-            needs[step.device].append(spec.memory_bytes(step.compute_type))
+            needs[step.device].append(catalogue.memory_bytes(step))
 
         assert all(sorted(need, reverse=True) == need for need in needs.values())
         assert all(len(set(need)) == len(need) for need in needs.values())
