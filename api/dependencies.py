@@ -104,8 +104,9 @@ async def job_id(
             examples=["019abcde-f012-7345-8678-9abcdef01234"],
         ),
     ],
+    _caller: Annotated[Principal, Depends(caller)],
 ) -> uuid.UUID:
-    """Read the id from the path; what cannot be one is nobody's job.
+    """Read the id from the path, once it is known who asks; what cannot be one is nobody's job.
 
     Raises:
         NotFound: It is no UUID.

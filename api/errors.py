@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Match, Route
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import errors
@@ -56,6 +56,7 @@ HTTP_CODES: Final = {
     416: "range_not_satisfiable",
     503: "unavailable",
 }
+METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 #: When to try again, in seconds, where the error itself does not know.
 RETRY_AFTER: Final = {503: 5, 507: 60}
 #: Sent to nobody: the client is gone. The number is nginx's.
@@ -186,11 +187,11 @@ def _http_code(status: int) -> str:
 
 
 def _allowed_methods(request: Request) -> list[str]:
-    methods: set[str] = set()
-    for route in request.app.routes:
-        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
-            methods |= route.methods or set()
-    return sorted(methods)
+    def is_allowed(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    return [method for method in METHODS if is_allowed(method)]
 
 
 class ProblemMiddleware:

@@ -1,0 +1,105 @@
+"""The key that a request carries, and the caller behind it."""
+
+import pytest
+from sqlalchemy import text
+from starlette.datastructures import Headers
+from starlette.testclient import TestClient
+
+from api.dependencies import sent_key
+from app import create_app
+from errors import NotAuthenticated
+from tests.api.conftest import ADMIN_KEY
+
+
+def headers(*pairs: tuple[str, str]) -> Headers:
+    return Headers(raw=[(name.encode(), value.encode()) for name, value in pairs])
+
+
+def test_no_header_is_no_key():
+    assert sent_key(headers()) is None
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [("x-api-key", "k"), ("authorization", "Bearer k"), ("authorization", "bearer  k ")],
+)
+def test_both_headers_carry_the_key(pair):
+    assert sent_key(headers(pair)) == "k"
+
+
+def test_the_same_key_twice_is_one_key():
+    assert sent_key(headers(("x-api-key", "k"), ("authorization", "Bearer k"))) == "k"
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [("x-api-key", "k"), ("authorization", "Bearer other")],
+        [("x-api-key", "k"), ("x-api-key", "other")],
+        [("authorization", "Bearer k"), ("authorization", "Bearer other")],
+        [("authorization", "Basic k")],
+        [("authorization", "k")],
+        [("x-api-key", "k"), ("authorization", "Basic k")],
+    ],
+)
+def test_other_credentials_are_refused(pairs):
+    with pytest.raises(NotAuthenticated):
+        sent_key(headers(*pairs))
+
+
+def test_bearer_works_as_well(client, alice):
+    bearer = {"Authorization": f"Bearer {alice['X-API-Key']}"}
+
+    assert client.get("/jobs", headers=bearer).status_code == 200
+
+
+def test_a_key_in_the_address_is_no_key(client):
+    assert client.get(f"/jobs?api_key={ADMIN_KEY}").status_code == 401
+
+
+def test_a_revoked_key_is_refused_at_its_next_call(client, alice, engine):
+    assert client.get("/jobs", headers=alice).status_code == 200
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE api_keys SET revoked_at = now()"))
+
+    assert client.get("/jobs", headers=alice).status_code == 401
+
+
+@pytest.mark.parametrize("key", [b"\xc3\xa9" * 20, b"\xff" * 20, b"k" * 10**6])
+def test_a_strange_key_is_refused(client, key):
+    assert client.get("/jobs", headers={"X-API-Key": key}).status_code == 401
+
+
+@pytest.fixture
+def open_client(make_settings):
+    settings = make_settings(auth_required=False)
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        yield client
+
+
+def test_without_keys_everybody_may_submit(open_client):
+    answer = open_client.post("/transcribe/", files={"file": ("a.mp3", b"sound")})
+
+    assert answer.status_code == 202
+
+
+def test_without_keys_everybody_sees_what_everybody_sent(open_client):
+    open_client.post("/transcribe/", files={"file": ("a.mp3", b"sound")})
+
+    assert open_client.get("/jobs/").json()["total"] == 1
+
+
+def test_without_keys_nobody_sees_jobs_that_have_an_owner(open_client, jobs):
+    assert open_client.get(f"/jobs/{jobs.submit('alice')}").status_code == 404
+
+
+def test_without_keys_nobody_is_an_operator(open_client):
+    assert open_client.get("/admin/health").status_code == 403
+
+
+def test_without_keys_a_key_still_counts(open_client):
+    assert open_client.get("/admin/health", headers={"X-API-Key": ADMIN_KEY}).status_code == 200
+
+
+def test_without_keys_a_wrong_key_is_still_wrong(open_client):
+    assert open_client.get("/jobs", headers={"X-API-Key": "wrong" * 5}).status_code == 401

@@ -1,0 +1,160 @@
+"""What every answer has, and who is not answered at all."""
+
+import json
+import logging
+import re
+
+import pytest
+from starlette.testclient import TestClient
+
+from app import create_app
+from telemetry import configure_logging
+
+
+@pytest.fixture
+def client_of(make_settings):
+    clients = []
+
+    def start(**values):
+        client = TestClient(create_app(make_settings(**values)), raise_server_exceptions=False)
+        clients.append(client)
+        client.__enter__()
+        return client
+
+    yield start
+    for client in clients:
+        client.__exit__(None, None, None)
+
+
+def test_an_answer_carries_the_requests_own_id(client):
+    answer = client.get("/jobs", headers={"X-Request-ID": "mine-1.2:3"})
+
+    assert (answer.headers["x-request-id"], answer.json()["request_id"]) == (
+        "mine-1.2:3",
+        "mine-1.2:3",
+    )
+
+
+@pytest.mark.parametrize("sent", ["", "a b", "x" * 65, "<script>", "é", "-x", "a\tb"])
+def test_an_id_that_is_none_is_replaced(client, sent):
+    answer = client.get("/health", headers={"X-Request-ID": sent.encode()})
+
+    assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
+
+
+def test_the_log_knows_the_requests_id(client, alice, capfd):
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    configure_logging("INFO", "json")
+    try:
+        client.get("/jobs", headers={**alice, "X-Request-ID": "mine"})
+    finally:
+        logging.captureWarnings(capture=False)
+        root.handlers[:], root.level = handlers, level
+    line = json.loads(capfd.readouterr().err.splitlines()[-1])
+
+    assert (line["message"], line["request_id"]) == ("request answered", "mine")
+
+
+def test_the_log_names_the_route_and_not_the_address(client, alice, caplog, jobs):
+    caplog.set_level(logging.INFO)
+    client.get(f"/jobs/{jobs.submit()}?canary=1", headers=alice)
+    fields = caplog.records[-1].__dict__
+
+    assert (fields["method"], fields["route"], fields["status"]) == ("GET", "/jobs/{job_id}", 200)
+    assert "canary" not in str(fields)
+
+
+def test_no_log_line_holds_key_name_or_prompt(client, alice, caplog):
+    caplog.set_level(logging.DEBUG)
+    client.post(
+        "/transcribe/",
+        headers=alice,
+        files={"file": ("canary-name.mp3", b"sound")},
+        data={"initial_prompt": "canary-prompt"},
+    )
+    ours = [
+        str(record.__dict__)
+        for record in caplog.records
+        if record.name.split(".")[0] in {"api", "auth", "jobs", "celery_app", "database"}
+    ]
+
+    assert ours
+    assert "canary" not in str(ours)
+    assert alice["X-API-Key"] not in str(ours)
+
+
+@pytest.mark.parametrize("path", ["/health", "/nowhere", "/jobs", "/docs"])
+def test_every_answer_has_the_security_headers(client, path):
+    headers = client.get(path).headers
+
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["cache-control"] == "no-store"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+
+
+def test_no_answer_invites_other_origins(client):
+    answer = client.options(
+        "/jobs", headers={"Origin": "https://evil", "Access-Control-Request-Method": "GET"}
+    )
+
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+@pytest.mark.parametrize("path", ["/jobs/", "/transcribe/", "/health/", "/admin/health/"])
+def test_a_slash_at_the_end_is_no_redirect(client, path):
+    assert client.get(path, follow_redirects=False).status_code in {200, 401, 405}
+
+
+def test_the_documentation_can_be_switched_off(client_of):
+    client = client_of(docs_enabled=False)
+
+    assert [client.get(path).status_code for path in ("/docs", "/openapi.json")] == [404, 404]
+
+
+def test_without_documentation_the_root_leads_to_health(client_of):
+    answer = client_of(docs_enabled=False).get("/", follow_redirects=False)
+
+    assert answer.headers["location"] == "health"
+
+
+def test_plain_http_is_redirected_where_it_should(client_of):
+    answer = client_of(force_https=True).get("/jobs?limit=1", follow_redirects=False)
+
+    assert (answer.status_code, answer.headers["location"]) == (
+        308,
+        "https://testserver/jobs?limit=1",
+    )
+
+
+def test_a_proxy_says_what_it_was_asked_by(client_of):
+    client = client_of(force_https=True)
+    answer = client.get("/jobs", headers={"X-Forwarded-Proto": "https"}, follow_redirects=False)
+
+    assert answer.status_code == 401
+    assert "strict-transport-security" in answer.headers
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+def test_probes_are_answered_over_plain_http(client_of, path):
+    assert client_of(force_https=True).get(path, follow_redirects=False).status_code == 200
+
+
+def test_another_host_is_refused(client_of):
+    client = client_of(trusted_hosts="stt.example.org")
+    answer = client.get("/jobs", headers={"Host": "evil.example.org"})
+
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+
+
+def test_our_host_is_served(client_of):
+    client = client_of(trusted_hosts="stt.example.org,*.example.net")
+
+    assert client.get("/jobs", headers={"Host": "a.example.net"}).status_code == 401
+
+
+def test_probes_are_answered_by_address(client_of):
+    client = client_of(trusted_hosts="stt.example.org")
+
+    assert client.get("/health", headers={"Host": "10.0.0.7"}).status_code == 200
