@@ -363,11 +363,11 @@ class Windows(IterableDataset):
     """Endless batches; the share of each window length depends on how far training is."""
 
     def __init__(self, cache: Path, seed: int, mixes: list[tuple[int, dict[float, float]]],
-                 first_step: int = 0, seconds_per_batch: float = 80.0) -> None:
+                 first_step: int = 0, seconds_per_batch: float = 50.0) -> None:
         super().__init__()
         self._cache, self._seed, self._mixes = cache, seed, mixes
         self._first_step, self._seconds, self._spoilt_share = first_step, seconds_per_batch, 1.0
-        self._shifted_share = 0.4
+        self._shifted_share = 0.05
         self._vocabulary = ReducedVocabulary()
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
@@ -384,16 +384,16 @@ class Windows(IterableDataset):
         while True:
             mix = next(mix for until, mix in reversed(self._mixes) if step >= until)
             seconds = chance.choices(list(mix), list(mix.values()))[0]
-            early = len(self._mixes) > 1 and step < self._mixes[1][0]
-            self._spoilt_share, self._shifted_share = (0.4, 0.1) if early else (1.0, 0.4)
+            stage = sum(step >= until for until, _ in self._mixes) - 1
+            self._spoilt_share = (0.4, 0.6, 0.8, 0.8)[min(stage, 3)]
             yield self._batch(voices, chance, noise, seconds)
             step += count
 
     def _batch(self, voices: Voices, chance: random.Random, noise: np.random.Generator,
                seconds: float) -> dict[str, torch.Tensor]:
-        size = max(3, round(self._seconds / seconds))
+        size = max(2, round(self._seconds / seconds))
         prompt = 0
-        if chance.random() < 0.3:
+        if chance.random() < 0.2:
             prompt = chance.choice((30, 80, 223) if seconds > 8 else (20, 50))
         shift = 0.0
         if seconds < WINDOW and chance.random() < self._shifted_share:

@@ -24,6 +24,14 @@ DIMENSIONS = ModelDimensions(
     n_vocab=VOCABULARY_SIZE, n_text_ctx=448, n_text_state=128, n_text_head=4, n_text_layer=3,
 )
 
+# For each encoder layer, how coarse its heads' look is (the index of the first of Whisper's place
+# frequencies that they compare) and how many frames away each looks at first.
+LOCAL_HEADS: tuple[tuple[int, tuple[int, ...]], ...] = (
+    (10, (-9, -3, 3, 9)),
+    (18, (-24, -8, 8, 24)),
+    (22, (-30, 30)),
+)
+
 
 class TrainedWhisper(nn.Module):
     """Whisper with the reduced token table and the heads that only training needs."""
@@ -44,7 +52,10 @@ class TrainedWhisper(nn.Module):
         start out resembling the encoder's places."""
         encoder, decoder, dims = self.whisper.encoder, self.whisper.decoder, self.whisper.dims
         encoder.conv1.weight *= 2
-        encoder.conv2.weight *= 8
+        encoder.conv2.weight *= 5
+        for block, (coarseness, offsets) in zip(encoder.blocks, LOCAL_HEADS):
+            for head, offset in enumerate(offsets):
+                look_nearby(block.attn, head, offset, coarseness)
         decoder.token_embedding.weight.normal_(0, 0.05)
         places = sinusoids(TIMESTAMPS, dims.n_text_state)
         first = self.vocabulary.timestamp_row
@@ -83,7 +94,8 @@ class TrainedWhisper(nn.Module):
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """What training minimises: tokens, attention and the frames' words."""
-        audio = self.encode(batch["mel"], int(batch["shift"]))
+        with torch.autocast("cpu", torch.bfloat16):
+            audio = self.encode(batch["mel"], int(batch["shift"])).float()
         logits, attentions = self.decode(batch["tokens"][:, :-1], audio)
         guesses = self.frame_words(audio).unflatten(2, (3, WORD_CLASSES))
         return {
@@ -111,6 +123,29 @@ class TrainedWhisper(nn.Module):
             near = torch.where(timed, (wanted + offset).clamp(first, last), wanted)
             blurred = blurred - weight * log_probabilities.gather(1, near[:, None])[:, 0]
         return torch.where(timed, blurred, exact).mean()
+
+
+def look_nearby(attention: MultiHeadAttention, head: int, offset: int, coarseness: int) -> None:
+    """Make a head begin by looking a number of frames away from where it is.
+
+    The encoder knows only absolute places, and would have to learn to look nearby anew at every
+    place; comparing sines and cosines of places, turned by the offset, does it at all of them.
+    """
+    width = attention.query.weight.shape[0]
+    size = width // attention.n_head
+    pairs = coarseness + 2 * torch.arange(size // 2)
+    frequencies = torch.exp(-math.log(10000) / (width // 2 - 1) * pairs)
+    turn = frequencies * offset
+    rows = head * size + torch.arange(size // 2)
+    gain = 2.2
+    for weight in (attention.query.weight, attention.key.weight):
+        weight[head * size : (head + 1) * size] *= 0.3
+    attention.key.weight[rows, pairs] += gain
+    attention.key.weight[rows + size // 2, pairs + width // 2] += gain
+    attention.query.weight[rows, pairs] += gain * turn.cos()
+    attention.query.weight[rows, pairs + width // 2] += gain * turn.sin()
+    attention.query.weight[rows + size // 2, pairs + width // 2] += gain * turn.cos()
+    attention.query.weight[rows + size // 2, pairs] -= gain * turn.sin()
 
 
 def attend(attention: MultiHeadAttention, x: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:

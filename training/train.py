@@ -1,6 +1,6 @@
 """Train the demo model on the cached words; can be stopped and resumed at any time.
 
-    python -m training.train --steps 4500
+    python -m training.train --steps 2600
 
 Short windows come first, until the attention has found the words; then lengths are mixed, with
 enough 30-second ones that whole windows are read well.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import signal
 import time
 from pathlib import Path
 
@@ -20,10 +21,10 @@ from training.dataset import Windows
 from training.network import TrainedWhisper
 
 MIXES: list[tuple[float, dict[float, float]]] = [
-    (0.0, {3.0: 1.0}),
-    (0.2, {3.0: 0.2, 5.0: 0.6, 10.0: 0.2}),
-    (0.3, {5.0: 0.65, 10.0: 0.15, 30.0: 0.2}),
-    (0.6, {5.0: 0.5, 10.0: 0.15, 30.0: 0.35}),
+    (0.0, {3.0: 0.5, 5.0: 0.5}),
+    (0.15, {3.0: 0.2, 5.0: 0.5, 8.0: 0.3}),
+    (0.3, {5.0: 0.5, 8.0: 0.3, 30.0: 0.2}),
+    (0.6, {5.0: 0.4, 8.0: 0.2, 30.0: 0.4}),
 ]
 AVERAGING = 0.998
 
@@ -38,7 +39,7 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 def weights(step: int, steps: int) -> dict[str, float]:
     """The losses' weights: the words in the frames first, since all else builds on them."""
-    early = max(0.0, 1 - step / (0.2 * steps))
+    early = max(0.0, 1 - step / (0.5 * steps))
     return {"tokens": 1.0, "attention": 0.5, "frames": 0.3 + 2 * early,
             "history": 0.1 + 0.5 * early, "ordinals": 0.1 + 0.5 * early}
 
@@ -77,6 +78,8 @@ def train(arguments: argparse.Namespace) -> None:
     mixes = [(round(share * arguments.steps), mix) for share, mix in MIXES]
     windows = Windows(arguments.cache, arguments.seed, mixes, first)
     batches = iter(DataLoader(windows, batch_size=None, num_workers=1, prefetch_factor=8))
+    stopping: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stopping.append(number))
     sums: dict[str, float] = {}
     began = time.monotonic()
     for step in range(first, arguments.steps):
@@ -96,15 +99,17 @@ def train(arguments: argparse.Namespace) -> None:
             shown = " ".join(f"{name} {value / 25:.3f}" for name, value in sums.items())
             print(f"step {step + 1} {shown} {(time.monotonic() - began) / 25:.2f} s", flush=True)
             sums, began = {}, time.monotonic()
-        if (step + 1) % 200 == 0 or step + 1 == arguments.steps:
+        if (step + 1) % 100 == 0 or step + 1 == arguments.steps or stopping:
             save(path, model, average, optimiser, step + 1)
+        if stopping:
+            break
 
 
 def main() -> None:
     """Parse the options and train."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, default=Path(".training"))
-    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--steps", type=int, default=2600)
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
