@@ -22,7 +22,7 @@ from celery import Celery
 from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
 
-from config import Settings
+from config import QUEUES, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ TRANSCRIBE: Final = "tasks.transcribe"
 DEAD_LETTER: Final = "tasks.dead_letter"
 
 #: In the order in which a worker takes from them.
-LANES: Final = ("high", "normal", "retry")
+LANES: Final = QUEUES
 DLQ: Final = "dlq"
 
 #: After a publish that failed, the next ones are not tried for so long.
@@ -169,7 +169,10 @@ class Doorbell:
         """Publish; returns whether the message is known to have been sent."""
         if not self._open():
             return False
-        future = self._executor.submit(self._ring, task, job_id, queue)
+        try:
+            future = self._executor.submit(self._ring, task, job_id, queue)
+        except RuntimeError:  # closed: the process is ending
+            return False
         try:
             future.result(self._budget_seconds)
         except LaneFull:
