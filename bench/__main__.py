@@ -1,0 +1,24 @@
+"""``python -m bench [submit] [overhead] [memory]``: all of them, unless some are named."""
+
+from __future__ import annotations
+
+import sys
+
+from bench import memory, overhead, submit
+
+BENCHES = {"submit": submit.main, "overhead": overhead.main, "memory": memory.main}
+
+
+def main(names: list[str]) -> int:
+    missed = []
+    for name in names or list(BENCHES):
+        print(f"== {name}", flush=True)
+        if not BENCHES[name]():
+            missed.append(name)
+    if missed:
+        print(f"missed: {', '.join(missed)}")
+    return len(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,103 @@
+"""The real worker with an engine that returns at once, and no decoding: what is left is ours.
+
+With ``BARE`` set, the same worker runs a bare Celery task that makes the job's own commits.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from celery import shared_task
+from sqlalchemy import create_engine, event, text
+
+import tasks
+import worker
+from celery_app import make_celery
+from config import Settings
+from speech.audio import Decoded
+from speech.engines import ModelKey
+from speech.transcript import ResumeState, Segment, TranscribeOptions, Window
+from telemetry import configure_logging
+
+AUDIO_SECONDS = 1.0
+BARE = "bench.bare"
+#: Transactions of one job in a worker: claim; length and earlier windows; a window; the result.
+COMMITS = 4
+
+SEGMENT = Segment(
+    text=" one",
+    start_seconds=0.0,
+    end_seconds=1.0,
+    avg_logprob=-0.1,
+    no_speech_prob=0.0,
+    compression_ratio=1.0,
+    temperature=0.0,
+)
+
+
+class InstantEngine:
+    """One window, at once."""
+
+    exclusive = False
+    memory_bytes = 1
+
+    def __init__(self, key: ModelKey) -> None:
+        self.key = key
+
+    def transcribe(
+        self, samples: Any, options: TranscribeOptions, resume: ResumeState | None = None
+    ) -> Iterator[Window]:
+        state = ResumeState(next_frame=100, language="en")
+        yield Window(
+            start_seconds=0.0, end_seconds=AUDIO_SECONDS, segments=(SEGMENT,), resume=state
+        )
+
+    def close(self) -> None:
+        pass
+
+
+def instant_decode(source: Path, target: Path, *_: object, **__: object) -> Decoded:
+    target.write_bytes(bytes(int(4 * 16_000 * AUDIO_SECONDS)))
+    return Decoded(
+        audio_seconds=AUDIO_SECONDS,
+        declared_seconds=AUDIO_SECONDS,
+        warnings=(),
+        damaged_packets=0,
+        peak_memory_bytes=None,
+    )
+
+
+def main() -> None:
+    settings = Settings.from_env(env_file=None)
+    configure_logging("WARNING" if os.environ.get("QUIET") else "INFO", "human")
+    app = make_celery(settings)
+    bare_engine = create_engine(settings.require_database_url(), pool_size=8)
+
+    @shared_task(name=BARE, ignore_result=True)
+    def bare(job_id: str) -> None:
+        for _ in range(COMMITS):
+            with bare_engine.begin() as connection:
+                connection.execute(
+                    text("UPDATE bare SET n = n + 1 WHERE id = :id"), {"id": uuid.UUID(job_id)}
+                )
+
+    process = worker.ModelWorker(settings, app, load=InstantEngine, decode=instant_decode)
+    statements = [0]
+
+    def count(*_: object) -> None:
+        statements[0] += 1
+        (settings.state_dir / "statements").write_text(str(statements[0]))
+
+    if os.environ.get("COUNT_STATEMENTS"):
+        engine = process.sessions.kw["bind"]
+        event.listen(engine, "before_cursor_execute", count)
+    tasks.equip(process.sessions, process.bench)
+    worker.run(app, process, settings.celery_queues, settings.celery_concurrency)
+
+
+if __name__ == "__main__":
+    main()
