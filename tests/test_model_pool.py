@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -341,11 +342,13 @@ def test_load_that_ran_out_of_memory_is_gone_before_the_next(
     class Weights:
         """What a load had read when it failed."""
 
+    alive: weakref.WeakSet[Weights] = weakref.WeakSet()
     alive_at_load: list[int] = []
 
     def fail(key: ModelKey) -> None:
-        alive_at_load.append(sum(isinstance(thing, Weights) for thing in gc.get_objects()))
+        alive_at_load.append(len(alive))
         weights = Weights()
+        alive.add(weights)
         if key != TINY:
             error = errors.EngineOutOfMemory()
             raise error from MemoryError(weights)
