@@ -121,7 +121,8 @@ class _Decoder:
             task="translate" if translate else "transcribe",
             language=language,
         )
-        self._options = _options(self._tokenizer)
+        limit = catalogue.resolve(engine.key.model).compression_ratio_limit
+        self._options = _options(self._tokenizer, compression_ratio_limit=limit)
         self.first_timestamp_token: int = self._tokenizer.timestamp_begin
 
     def prompt(self, text: str) -> tuple[int, ...]:
@@ -162,7 +163,7 @@ class _Decoder:
         )
 
 
-def _options(tokenizer: Tokenizer) -> TranscriptionOptions:
+def _options(tokenizer: Tokenizer, *, compression_ratio_limit: float) -> TranscriptionOptions:
     """``WhisperModel.transcribe``'s defaults."""
     return TranscriptionOptions(
         beam_size=5,
@@ -173,7 +174,7 @@ def _options(tokenizer: Tokenizer) -> TranscriptionOptions:
         no_repeat_ngram_size=0,
         log_prob_threshold=windows.AVG_LOGPROB_LIMIT,
         no_speech_threshold=windows.NO_SPEECH_LIMIT,
-        compression_ratio_threshold=windows.COMPRESSION_RATIO_LIMIT,
+        compression_ratio_threshold=compression_ratio_limit,
         condition_on_previous_text=True,
         prompt_reset_on_temperature=windows.PROMPT_TEMPERATURE_LIMIT,
         temperatures=list(windows.TEMPERATURES),

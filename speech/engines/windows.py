@@ -19,8 +19,6 @@ from speech.transcript import ResumeState, Segment, TranscribeOptions, Window, W
 
 #: Tried in this order until the text is good enough.
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-#: Above it the text repeats itself: the next temperature is tried.
-COMPRESSION_RATIO_LIMIT = 2.4
 #: Below it the model guesses: the next temperature is tried.
 AVG_LOGPROB_LIMIT = -1.0
 #: Above it, and with a poor text, the window holds no speech.
@@ -50,10 +48,9 @@ class Decoded:
     compression_ratio: float
     temperature: float
 
-    @property
-    def is_settled(self) -> bool:
+    def is_settled(self, *, compression_ratio_limit: float) -> bool:
         """Whether no other temperature need be tried."""
-        repeats = self.compression_ratio > COMPRESSION_RATIO_LIMIT
+        repeats = self.compression_ratio > compression_ratio_limit
         return self.is_silence or not (repeats or self.avg_logprob < AVG_LOGPROB_LIMIT)
 
     @property
