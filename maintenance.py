@@ -11,18 +11,18 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 import redis
 from kombu.exceptions import OperationalError
-from sqlalchemy import Row, select
+from sqlalchemy import Row, func, select
 
 from celery_app import DEAD_LETTER, DLQ, LANES, TRANSCRIBE, WINDOW_KEY
 from config import Settings
 from database import Sessions, get_db_session
-from errors import DatabaseUnavailable, MediaError, ServiceError
+from errors import MediaError, ServiceError
 from jobs import lifecycle, retention, workers
 from jobs.lifecycle import Backoff, Lane, StillLease
 from jobs.uploads import UploadStore
@@ -36,10 +36,10 @@ logger = logging.getLogger(__name__)
 INCARNATION_KEY: Final = "transcription:incarnation"
 #: Fewest messages kept in a lane, so that a worker that has just come finds some.
 MIN_WINDOW: Final = 8
-#: Whoever waited so long in a lane is published in the next better one.
-AGEING: Final[dict[Lane, tuple[float, Lane]]] = {
-    "retry": (300.0, "normal"),
-    "normal": (900.0, "high"),
+#: Whoever waited so long in the lane below may overtake, one at a time, where a lane never empties.
+BELOW: Final[dict[Lane, tuple[Lane, float]]] = {
+    "high": ("normal", 900.0),
+    "normal": ("retry", 300.0),
 }
 #: A failed job's message to the dead letter queue is taken for lost after.
 DEAD_LETTER_SECONDS: Final = 10.0
@@ -65,6 +65,8 @@ class Dispatcher:
         self._send = send
         self._redispatch_seconds = redispatch_seconds
         self._incarnation: str | None = None
+        #: The job of the lane below that was last published in a lane.
+        self._overtaking: dict[Lane, uuid.UUID] = {}
 
     def run(self) -> None:
         """One round.
@@ -76,6 +78,8 @@ class Dispatcher:
         window = self._window()
         for lane in LANES:
             self._fill(lane, window)
+        for lane in BELOW:
+            self._let_overtake(lane)
         self._dead_letters()
 
     def _notice_loss(self) -> None:
@@ -107,19 +111,46 @@ class Dispatcher:
             due = lifecycle.dispatch(
                 session, lane, room=room, redispatch_seconds=self._redispatch_seconds
             )
-        self._publish((job.job_id, _aged(lane, job.waited_seconds)) for job in due)
+        self._publish([job.job_id for job in due], lane)
 
-    def _publish(self, jobs: Iterable[tuple[uuid.UUID, Lane]]) -> None:
-        left = list(jobs)
+    def _let_overtake(self, lane: Lane) -> None:
+        """Publish one that waited too long in the lane below, since workers may never come to it.
+
+        One at a time: a backlog in which everybody has waited long must not fill the better lane,
+        or it would be better no more.
+        """
+        if not int(self._redis.llen(lane)):
+            return
+        below, too_long_seconds = BELOW[lane]
+        with get_db_session(self._sessions) as session:
+            last = self._overtaking.get(lane)
+            if last is not None and session.scalar(PUBLISHED.where(TranscriptionJob.id == last)):
+                return
+            due = lifecycle.overtake(
+                session,
+                below,
+                too_long_seconds=too_long_seconds,
+                redispatch_seconds=self._redispatch_seconds,
+            )
+        if due is None:
+            return
+        self._overtaking[lane] = due.job_id
+        self._publish([due.job_id], lane)
+        logger.info(
+            "job overtakes",
+            extra={"job_id": str(due.job_id), "waited_seconds": round(due.waited_seconds)},
+        )
+
+    def _publish(self, job_ids: Sequence[uuid.UUID], lane: Lane) -> None:
+        left = list(job_ids)
         try:
             while left:
-                job_id, lane = left[0]
-                self._send(TRANSCRIBE, job_id, lane)
+                self._send(TRANSCRIBE, left[0], lane)
                 left.pop(0)
         finally:
             if left:
                 with get_db_session(self._sessions) as session:
-                    lifecycle.undispatch(session, [job_id for job_id, _ in left])
+                    lifecycle.undispatch(session, left)
 
     def _dead_letters(self) -> None:
         if int(self._redis.llen(DLQ)):
@@ -132,9 +163,10 @@ class Dispatcher:
             self._send(DEAD_LETTER, job_id, DLQ)
 
 
-def _aged(lane: Lane, waited_seconds: float) -> Lane:
-    after_seconds, better = AGEING.get(lane, (0.0, lane))
-    return better if waited_seconds > after_seconds else lane
+#: Jobs whose message, as far as we know, still lies in Redis.
+PUBLISHED: Final = select(TranscriptionJob.id).where(
+    TranscriptionJob.status == JobStatus.PENDING, TranscriptionJob.dispatch_due_at > func.now()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,12 +335,12 @@ class Loop:
     """Runs rounds in a thread of its own, whatever happens in one."""
 
     def __init__(self, name: str, rounds: Round, *, pause_seconds: float) -> None:
+        self.name = name
+        self.pause_seconds = pause_seconds
         self._rounds = rounds
-        self._pause_seconds = pause_seconds
         self._closed = threading.Event()
-        self._failing = False
+        self._failure: type[Exception] | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._name = name
 
     def start(self) -> None:
         self._thread.start()
@@ -321,25 +353,29 @@ class Loop:
     def _run(self) -> None:
         while not self._closed.is_set():
             self._once()
-            self._closed.wait(self._pause_seconds)
+            self._closed.wait(self.pause_seconds)
 
     def _once(self) -> None:
         try:
             self._rounds.run()
-        except (DatabaseUnavailable, ServiceError, redis.RedisError, OperationalError) as error:
-            # once, not at every round of an outage
-            if not self._failing:
+        except (ServiceError, redis.RedisError, OperationalError) as error:
+            if self._is_news(error):
                 logger.warning(
                     "loop waits for what it needs",
-                    extra={"loop": self._name, "error": type(error).__name__},
+                    extra={"loop": self.name, "error": type(error).__name__},
                 )
-            self._failing = True
-        except Exception:
-            logger.exception("round failed", extra={"loop": self._name})
+        except Exception as error:
+            if self._is_news(error):
+                logger.exception("round failed", extra={"loop": self.name})
         else:
-            if self._failing:
-                logger.info("loop goes on", extra={"loop": self._name})
-            self._failing = False
+            if self._failure is not None:
+                logger.info("loop goes on", extra={"loop": self.name})
+            self._failure = None
+
+    def _is_news(self, error: Exception) -> bool:
+        # said once, not at every round of an outage
+        before, self._failure = self._failure, type(error)
+        return self._failure is not before
 
 
 def make_loops(
@@ -347,10 +383,12 @@ def make_loops(
 ) -> list[Loop]:
     """Everything that the maintenance role does beside the dead letter queue."""
     dispatcher = Dispatcher(sessions, client, send, redispatch_seconds=settings.redispatch_seconds)
+    # Stillness takes a look after more than half of a lease for one after an outage
+    look_seconds = min(REAPER_SECONDS, settings.lease_seconds / 6)
     janitor = Janitor(sessions, uploads, keep_seconds=settings.upload_retention_hours * 3600)
     return [
         Loop("dispatcher", dispatcher, pause_seconds=settings.dispatch_seconds),
-        Loop("reaper", Reaper(sessions, settings), pause_seconds=REAPER_SECONDS),
+        Loop("reaper", Reaper(sessions, settings), pause_seconds=look_seconds),
         Loop("prober", Prober(sessions, uploads), pause_seconds=PROBER_SECONDS),
         Loop("janitor", janitor, pause_seconds=JANITOR_SECONDS),
     ]

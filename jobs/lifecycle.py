@@ -360,6 +360,23 @@ def dispatch(session: Session, lane: Lane, *, room: int, redispatch_seconds: flo
     return [Due(job_id=row.id, waited_seconds=row.waited_seconds) for row in rows]
 
 
+def overtake(
+    session: Session, lane: Lane, *, too_long_seconds: float, redispatch_seconds: float
+) -> Due | None:
+    """Choose the job that has waited longest in a lane, if that is too long, and mark it.
+
+    To be published in a better lane, whether or not its message lies in its own.
+    """
+    row = _first(
+        session,
+        statements.OVERTAKE,
+        lane=lane,
+        too_long=too_long_seconds,
+        redispatch=redispatch_seconds,
+    )
+    return None if row is None else Due(job_id=row.id, waited_seconds=row.waited_seconds)
+
+
 def dispatched(session: Session, job_id: uuid.UUID, *, redispatch_seconds: float) -> None:
     """Note that a submission published its job itself."""
     session.execute(statements.DISPATCHED, {"job_id": job_id, "redispatch": redispatch_seconds})

@@ -270,9 +270,15 @@ SELECT id, status, worker_name FROM ended
     bindparam("heartbeats", type_=ARRAY(BigInteger)),
 )
 
+#: Published: due again when nobody takes it, later each time.
+_PUBLISHED = """dispatch_count = dispatch_count + 1,
+       dispatch_due_at = now() + make_interval(
+           secs => LEAST(:redispatch * power(2, LEAST(dispatch_count, 10)), 600))"""
+_WAITED = "EXTRACT(EPOCH FROM now() - job.not_before)::float AS waited_seconds"
+
 #: Choose what to publish next in one lane, turn by turn over the owners, and mark it published.
 #: Each owner's oldest come from an index, so the cost does not grow with the backlog.
-DISPATCH: Final = text("""
+DISPATCH: Final = text(f"""
 WITH waiting AS (
     SELECT next.id, next.not_before, next.turn
       FROM owners
@@ -297,12 +303,26 @@ WITH waiting AS (
        FOR UPDATE OF job SKIP LOCKED
 )
 UPDATE transcription_jobs AS job
-   SET dispatch_count = dispatch_count + 1,
-       dispatch_due_at = now() + make_interval(
-           secs => LEAST(:redispatch * power(2, LEAST(dispatch_count, 10)), 600))
+   SET {_PUBLISHED}
   FROM due
  WHERE job.id = due.id
-RETURNING job.id, EXTRACT(EPOCH FROM now() - job.not_before)::float AS waited_seconds
+RETURNING job.id, {_WAITED}
+""")
+
+#: Choose the one that has waited longest in a lane, published or not, if that is too long.
+OVERTAKE: Final = text(f"""
+UPDATE transcription_jobs AS job
+   SET {_PUBLISHED}
+  FROM (SELECT id
+          FROM transcription_jobs
+         WHERE status = 'pending'
+           AND lane = :lane
+           AND not_before < now() - make_interval(secs => :too_long)
+         ORDER BY not_before, id
+         LIMIT 1
+           FOR UPDATE SKIP LOCKED) AS oldest
+ WHERE job.id = oldest.id
+RETURNING job.id, {_WAITED}
 """)
 
 #: What was marked as published, but could not be.

@@ -1,0 +1,798 @@
+"""Dispatcher, reaper, prober, janitor and their loops, on real PostgreSQL and Valkey."""
+
+import base64
+import contextlib
+import functools
+import json
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+from kombu.exceptions import OperationalError
+from pydantic import SecretStr
+from sqlalchemy import select, text
+from uuid_utils.compat import uuid7
+
+from celery_app import DLQ, LANES, WINDOW_KEY, make_celery, make_redis, send
+from config import Settings
+from database import Sessions
+from errors import DatabaseUnavailable, StorageUnavailable
+from jobs import lifecycle, workers
+from jobs.lifecycle import Beat, Lease, StillLease
+from jobs.retention import ORPHAN_SECONDS
+from jobs.uploads import MARKER, PART_DIR, STALE_PART_SECONDS, UploadStore
+from jobs.workers import FORGET_SECONDS, WorkerState
+from maintenance import (
+    BELOW,
+    DEAD_LETTER_SECONDS,
+    MIN_WINDOW,
+    PROBER_BATCH,
+    Dispatcher,
+    Janitor,
+    Loop,
+    Prober,
+    Reaper,
+    Send,
+    Stillness,
+    make_loops,
+)
+from models import ErrorLog, TranscriptionJob, Worker
+from tests import media
+from tests.fakes import FakeClock, eventually
+from tests.jobs import conftest as jobs_conftest
+from tests.jobs.conftest import FAILURE, NO_PAUSE, MakeJob, claim, read
+
+session_engine = jobs_conftest.session_engine
+engine = jobs_conftest.engine
+sessions = jobs_conftest.sessions
+owner_id = jobs_conftest.owner_id
+make_job = jobs_conftest.make_job
+
+LEASE_SECONDS = 60.0
+
+
+def settings_of(url: str = "redis://127.0.0.1:1", **values: object) -> Settings:
+    return Settings(redis_url=SecretStr(url), _env_file=None, **values)  # type: ignore[arg-type, call-arg]
+
+
+def set_column(sessions: Sessions, job_id: uuid.UUID, change: str) -> None:
+    with sessions.begin() as session:
+        session.execute(
+            text(f"UPDATE transcription_jobs SET {change} WHERE id = :id"), {"id": job_id}
+        )
+
+
+# Dispatcher
+
+
+@pytest.fixture
+def app(redis_url: str) -> Iterator[Celery]:
+    app = make_celery(settings_of(redis_url))
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    with contextlib.closing(make_redis(settings_of(redis_url))) as client:
+        yield client
+
+
+MakeDispatcher = Callable[..., Dispatcher]
+
+
+@pytest.fixture
+def make_dispatcher(sessions: Sessions, app: Celery, client: redis.Redis) -> MakeDispatcher:
+    def make(send_one: Send | None = None) -> Dispatcher:
+        send_one = send_one or functools.partial(send, app)
+        return Dispatcher(sessions, client, send_one, redispatch_seconds=60)
+
+    return make
+
+
+@pytest.fixture
+def dispatcher(make_dispatcher: MakeDispatcher) -> Dispatcher:
+    return make_dispatcher()
+
+
+def published(client: redis.Redis, queue: str) -> list[uuid.UUID]:
+    """The jobs whose messages lie in a queue, the next one first."""
+    messages: Sequence[Any] = client.lrange(queue, 0, -1)
+    bodies = [base64.b64decode(json.loads(message)["body"]) for message in reversed(messages)]
+    return [uuid.UUID(json.loads(body)[0][0]) for body in bodies]
+
+
+def take(client: redis.Redis, queue: str) -> None:
+    client.rpop(queue)
+
+
+def slots(sessions: Sessions, count: int) -> None:
+    state = WorkerState(name="w1", role="worker", queues=LANES, slots=count)
+    with sessions.begin() as session:
+        workers.announce(session, state)
+
+
+def test_what_is_due_is_published_in_its_lane_and_nothing_else_is(
+    dispatcher: Dispatcher, make_job: MakeJob, client: redis.Redis, sessions: Sessions
+) -> None:
+    high, normal = make_job(priority="high"), make_job()
+    tried = claim(sessions, make_job().id).lease
+    with sessions.begin() as session:
+        lifecycle.retry(session, tried, FAILURE, NO_PAUSE)
+    for status in ("delayed", "processing", "completed", "failed", "cancelled"):
+        make_job(status)
+    dispatcher.run()
+
+    assert published(client, "high") == [high.id]
+    assert published(client, "normal") == [normal.id]
+    assert published(client, "retry") == [tried.job_id]
+
+
+def test_a_lane_is_filled_to_its_window_and_topped_up_as_workers_take(
+    dispatcher: Dispatcher, make_job: MakeJob, client: redis.Redis
+) -> None:
+    jobs = [make_job().id for _ in range(MIN_WINDOW + 4)]
+    dispatcher.run()
+    first = published(client, "normal")
+    for _ in range(3):
+        take(client, "normal")
+    dispatcher.run()
+
+    assert set(first) == set(jobs[:MIN_WINDOW])
+    assert len(published(client, "normal")) == MIN_WINDOW
+    assert set(published(client, "normal")[-3:]) == set(jobs[MIN_WINDOW : MIN_WINDOW + 3])
+
+
+def test_the_window_grows_with_the_slots_of_the_workers(
+    dispatcher: Dispatcher, make_job: MakeJob, client: redis.Redis, sessions: Sessions
+) -> None:
+    slots(sessions, 6)
+    for _ in range(14):
+        make_job()
+    dispatcher.run()
+
+    assert client.get(WINDOW_KEY) == "12"
+    assert len(published(client, "normal")) == 12
+
+
+def test_a_published_job_is_not_published_again_soon(
+    dispatcher: Dispatcher, make_job: MakeJob, client: redis.Redis
+) -> None:
+    job = make_job()
+    for _ in range(3):
+        dispatcher.run()
+
+    assert published(client, "normal") == [job.id]
+
+
+def test_a_job_whose_message_nobody_took_is_published_again_in_time(
+    dispatcher: Dispatcher, make_job: MakeJob, client: redis.Redis, sessions: Sessions
+) -> None:
+    job = make_job()
+    dispatcher.run()
+    take(client, "normal")  # and lost
+    set_column(sessions, job.id, "dispatch_due_at = now()")
+    dispatcher.run()
+
+    assert published(client, "normal") == [job.id]
+
+
+def test_the_loss_of_redis_is_noticed_and_all_that_waits_is_published_again(
+    dispatcher: Dispatcher,
+    make_job: MakeJob,
+    client: redis.Redis,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    jobs = [make_job().id for _ in range(3)]
+    dispatcher.run()
+    client.flushdb()
+    dispatcher.run()
+
+    assert sorted(published(client, "normal")) == sorted(jobs)
+    assert caplog.messages.count("redis lost its data: publishing again") == 1
+
+
+def test_a_loss_during_a_change_of_the_guard_is_noticed_too(
+    make_dispatcher: MakeDispatcher, make_job: MakeJob, client: redis.Redis
+) -> None:
+    job = make_job()
+    make_dispatcher().run()
+    client.flushdb()
+    make_dispatcher().run()
+
+    assert published(client, "normal") == [job.id]
+
+
+def test_of_two_dispatchers_each_notices_the_loss_and_no_job_is_left_out(
+    make_dispatcher: MakeDispatcher, make_job: MakeJob, client: redis.Redis
+) -> None:
+    dispatchers = [make_dispatcher() for _ in range(2)]
+    for dispatcher in dispatchers:
+        dispatcher.run()
+    jobs = {make_job().id for _ in range(3)}
+    client.flushdb()
+    for dispatcher in dispatchers:
+        dispatcher.run()
+
+    assert {*published(client, "normal")} == jobs
+
+
+def test_two_dispatchers_at_once_publish_each_job_once(
+    make_dispatcher: MakeDispatcher, make_job: MakeJob, client: redis.Redis, sessions: Sessions
+) -> None:
+    slots(sessions, 100)
+    dispatchers = [make_dispatcher() for _ in range(2)]
+    for dispatcher in dispatchers:
+        dispatcher.run()
+    jobs = [make_job().id for _ in range(30)]
+    start = threading.Barrier(2)
+
+    def run(dispatcher: Dispatcher) -> None:
+        start.wait(20)
+        dispatcher.run()
+
+    threads = [threading.Thread(target=run, args=(dispatcher,)) for dispatcher in dispatchers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert sorted(published(client, "normal")) == sorted(jobs)
+
+
+def test_what_redis_refused_is_due_again_at_once(
+    make_dispatcher: MakeDispatcher, make_job: MakeJob, client: redis.Redis, app: Celery
+) -> None:
+    jobs = [make_job().id for _ in range(3)]
+    sent: list[uuid.UUID] = []
+    refusing = [False, True, False, False]
+
+    def send_or_refuse(task: str, job_id: uuid.UUID, queue: str) -> None:
+        if refusing.pop(0):
+            raise OperationalError
+        send(app, task, job_id, queue)
+        sent.append(job_id)
+
+    dispatcher = make_dispatcher(send_or_refuse)
+    with pytest.raises(OperationalError):
+        dispatcher.run()
+    before = sent.copy()
+    dispatcher.run()
+
+    assert len(before) == 1
+    assert sorted(sent) == sorted(jobs)
+    assert published(client, "normal") == sent
+
+
+def test_nothing_is_marked_while_redis_is_away(
+    make_job: MakeJob, sessions: Sessions, app: Celery
+) -> None:
+    job = make_job()
+    client = make_redis(settings_of())
+    dispatcher = Dispatcher(sessions, client, functools.partial(send, app), redispatch_seconds=60)
+
+    with pytest.raises(redis.RedisError):
+        dispatcher.run()
+
+    assert read(sessions, job.id).dispatch_count == 0
+
+
+# Overtaking
+
+
+def crowd(make_job: MakeJob, lane: str) -> None:
+    """Let more jobs wait in a lane than its window holds."""
+    for _ in range(MIN_WINDOW + 2):
+        make_job(priority=lane)
+
+
+def waiting(sessions: Sessions, make_job: MakeJob, lane: str, *, off: float) -> uuid.UUID:
+    """A job that has waited in a lane for ``off`` seconds more than is too long."""
+    job_id = make_job().id
+    if lane == "retry":
+        lease = claim(sessions, job_id).lease
+        with sessions.begin() as session:
+            lifecycle.retry(session, lease, FAILURE, NO_PAUSE)
+    too_long = next(seconds for below, seconds in BELOW.values() if below == lane)
+    set_column(sessions, job_id, f"not_before = now() - interval '{too_long + off} s'")
+    return job_id
+
+
+@pytest.mark.parametrize(("lane", "below"), [("high", "normal"), ("normal", "retry")])
+def test_where_a_lane_never_empties_one_that_waited_too_long_below_comes_into_it(
+    lane: str,
+    below: str,
+    dispatcher: Dispatcher,
+    make_job: MakeJob,
+    client: redis.Redis,
+    sessions: Sessions,
+) -> None:
+    crowd(make_job, lane)
+    oldest, *_ = (waiting(sessions, make_job, below, off=100 - n) for n in range(3))
+    for _ in range(3):
+        dispatcher.run()
+
+    assert published(client, lane)[MIN_WINDOW:] == [oldest]
+
+
+def test_the_next_one_overtakes_when_the_first_was_taken(
+    dispatcher: Dispatcher, make_job: MakeJob, client: redis.Redis, sessions: Sessions
+) -> None:
+    crowd(make_job, "high")
+    jobs = [waiting(sessions, make_job, "normal", off=100 - n) for n in range(3)]
+    dispatcher.run()
+    claim(sessions, jobs[0])
+    dispatcher.run()
+
+    assert published(client, "high")[MIN_WINDOW:] == jobs[:2]
+
+
+def test_nobody_overtakes_where_workers_come_to_the_lane_by_themselves(
+    dispatcher: Dispatcher, make_job: MakeJob, client: redis.Redis, sessions: Sessions
+) -> None:
+    job_id = waiting(sessions, make_job, "normal", off=100)
+    dispatcher.run()
+
+    assert published(client, "high") == []
+    assert published(client, "normal") == [job_id]
+
+
+def test_who_has_not_waited_too_long_does_not_overtake(
+    dispatcher: Dispatcher, make_job: MakeJob, client: redis.Redis, sessions: Sessions
+) -> None:
+    crowd(make_job, "high")
+    waiting(sessions, make_job, "normal", off=-100)
+    dispatcher.run()
+
+    assert len(published(client, "high")) == MIN_WINDOW
+
+
+# The dead letter queue
+
+
+def test_a_failed_job_whose_message_was_lost_is_sent_again_until_it_is_noted(
+    dispatcher: Dispatcher, make_job: MakeJob, client: redis.Redis, sessions: Sessions
+) -> None:
+    job = make_job("failed")
+    set_column(sessions, job.id, f"completed_at = now() - interval '{DEAD_LETTER_SECONDS + 5} s'")
+    sent = []
+    for _ in range(2):
+        dispatcher.run()
+        dispatcher.run()  # it lies there still
+        sent.append(published(client, DLQ))
+        take(client, DLQ)  # and lost
+    with sessions.begin() as session:
+        lifecycle.note_dead_letter(session, job.id)
+    dispatcher.run()
+
+    assert sent == [[job.id], [job.id]]
+    assert published(client, DLQ) == []
+
+
+def test_a_job_that_has_just_failed_is_left_to_its_workers_own_message(
+    dispatcher: Dispatcher, make_job: MakeJob, client: redis.Redis
+) -> None:
+    make_job("failed")
+    dispatcher.run()
+
+    assert published(client, DLQ) == []
+
+
+# Stillness: pure, on a clock of the test's own
+
+
+def lease(number: int = 1, *, epoch: int = 1, heartbeat: int = 1) -> StillLease:
+    return StillLease(job_id=uuid.UUID(int=number), epoch=epoch, heartbeat=heartbeat)
+
+
+class Watch:
+    """Looks at leases at times of the test's own."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self._stillness = Stillness(lease_seconds=LEASE_SECONDS, clock=self.clock)
+
+    def look(self, *leases: StillLease, after: float = 5.0) -> list[StillLease]:
+        self.clock.advance(after)
+        return self._stillness.look(leases)
+
+
+def test_a_lease_that_stands_still_is_found_after_its_time_and_not_before() -> None:
+    watch = Watch()
+    found = [bool(watch.look(lease())) for _ in range(14)]
+
+    # the first look begins to count: 12 steps of 5 s
+    assert found == [False] * 12 + [True] * 2
+
+
+def test_a_lease_that_moves_is_never_found() -> None:
+    watch = Watch()
+
+    assert not any(watch.look(lease(heartbeat=n)) for n in range(50))
+
+
+def test_a_lease_that_moves_late_has_its_full_time_again() -> None:
+    watch = Watch()
+    early = [watch.look(lease(heartbeat=1)) for _ in range(12)]
+    late = [watch.look(lease(heartbeat=2)) for _ in range(12)]
+
+    assert not any(early + late)
+    assert watch.look(lease(heartbeat=2)) == [lease(heartbeat=2)]
+
+
+def test_a_job_under_a_new_lease_has_its_full_time_again() -> None:
+    watch = Watch()
+    for _ in range(12):
+        watch.look(lease(epoch=1))
+
+    assert watch.look(lease(epoch=2)) == []
+
+
+def test_time_in_which_nothing_was_seen_does_not_count() -> None:
+    watch = Watch()
+    for _ in range(12):
+        watch.look(lease())
+
+    assert watch.look(lease(), after=3600.0) == []
+    assert not any(watch.look(lease()) for _ in range(11))
+    assert watch.look(lease()) == [lease()]
+
+
+@pytest.mark.parametrize(("after", "found"), [(LEASE_SECONDS / 2, True), (31.0, False)])
+def test_a_gap_of_half_a_lease_is_the_longest_that_counts(after: float, found: bool) -> None:
+    watch = Watch()
+    for _ in range(7):
+        watch.look(lease())  # 30 s by now
+
+    assert bool(watch.look(lease(), after=after)) is found
+
+
+def test_a_lease_that_was_gone_in_between_has_its_full_time_again() -> None:
+    watch = Watch()
+    for _ in range(12):
+        watch.look(lease())
+    watch.look()
+
+    assert watch.look(lease()) == []
+
+
+def test_each_lease_is_judged_by_itself() -> None:
+    watch = Watch()
+    for n in range(12):
+        watch.look(lease(1), lease(2, heartbeat=n))
+
+    assert watch.look(lease(1), lease(2, heartbeat=12), lease(3)) == [lease(1)]
+
+
+# Reaper
+
+
+class Time:
+    """A reaper that looks every five seconds of a clock of the test's own."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self.clock = FakeClock()
+        self.reaper = Reaper(
+            sessions, settings_of(retry_base_seconds=0.001, max_crashes=2), clock=self.clock
+        )
+
+    def passes(self, seconds: float, each: Callable[[], object] = lambda: None) -> None:
+        for _ in range(int(seconds // 5)):
+            self.clock.advance(5)
+            each()
+            self.reaper.run()
+
+
+def test_the_job_of_a_worker_that_is_gone_waits_again(
+    make_job: MakeJob, sessions: Sessions, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = make_job("processing")
+    time_ = Time(sessions)
+    time_.passes(LEASE_SECONDS)
+    before = read(sessions, job.id).status
+    time_.passes(10)
+    after = read(sessions, job.id)
+
+    assert before == "processing"
+    assert (after.status, after.crash_count) == ("pending", 1)
+    assert caplog.messages == ["worker lost: job taken from it"]
+
+
+def test_the_job_of_a_worker_that_beats_is_left_alone(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    job = make_job("processing")
+    held = Lease(job_id=job.id, epoch=job.lease_epoch, worker_name="w1", attempt=1)
+
+    def beat() -> None:
+        with sessions.begin() as session:
+            lifecycle.heartbeat(session, [Beat(lease=held, progress=0.5)])
+
+    Time(sessions).passes(3 * LEASE_SECONDS, beat)
+
+    assert read(sessions, job.id).status == "processing"
+
+
+def test_the_reaper_goes_by_the_settings_crashes(make_job: MakeJob, sessions: Sessions) -> None:
+    job = make_job()
+    time_ = Time(sessions)
+    for _ in range(2):
+        set_column(sessions, job.id, "not_before = now()")
+        claim(sessions, job.id)
+        time_.passes(LEASE_SECONDS + 5)
+
+    assert read(sessions, job.id).failure_reason == "poison"
+
+
+def test_an_outage_of_the_database_reaps_nobody(make_job: MakeJob, sessions: Sessions) -> None:
+    job = make_job("processing")
+    time_ = Time(sessions)
+    time_.passes(LEASE_SECONDS)
+    time_.clock.advance(600)  # in which no look succeeded
+    time_.reaper.run()
+
+    assert read(sessions, job.id).status == "processing"
+
+
+def test_two_reapers_count_one_crash(make_job: MakeJob, sessions: Sessions) -> None:
+    job = make_job("processing")
+    first, second = Time(sessions), Time(sessions)
+    first.passes(LEASE_SECONDS)
+    second.passes(LEASE_SECONDS)
+    for time_ in (first, second):
+        time_.passes(10)
+
+    assert read(sessions, job.id).crash_count == 1
+    with sessions() as session:
+        assert len(session.scalars(select(ErrorLog)).all()) == 1
+
+
+# Prober
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> UploadStore:
+    store = UploadStore(tmp_path, max_bytes=2**24, min_free_bytes=0)
+    store.prepare()
+    return store
+
+
+def put(store: UploadStore, job_id: uuid.UUID, content: bytes = b"x") -> Path:
+    with store.writer(job_id) as writer:
+        writer.write(content)
+        return writer.finish().path
+
+
+@pytest.fixture
+def prober(sessions: Sessions, store: UploadStore) -> Prober:
+    return Prober(sessions, store)
+
+
+def length(sessions: Sessions, job: TranscriptionJob) -> tuple[float | None, bool]:
+    row = read(sessions, job.id)
+    return row.audio_seconds, row.audio_estimated
+
+
+def test_the_length_of_an_upload_that_waits_is_read_from_its_header(
+    prober: Prober, make_job: MakeJob, sessions: Sessions, store: UploadStore
+) -> None:
+    job = make_job(audio_seconds=99.0)
+    put(store, job.id, media.wav(media.tone(2.5)))
+    before = length(sessions, job)
+    prober.run()
+
+    assert before == (99.0, True)
+    assert length(sessions, job) == (2.5, False)
+
+
+@pytest.mark.parametrize("content", [media.TEXT, media.ELF, b"RIFF", None])
+def test_a_header_that_tells_nothing_is_asked_once_and_the_guess_stays(
+    content: bytes | None,
+    prober: Prober,
+    make_job: MakeJob,
+    sessions: Sessions,
+    store: UploadStore,
+) -> None:
+    job = make_job(audio_seconds=99.0)
+    if content is not None:
+        put(store, job.id, content)
+    prober.run()
+
+    assert length(sessions, job) == (99.0, False)
+
+
+def test_lengths_are_read_a_few_at_a_time_those_that_wait_longest_first(
+    prober: Prober, make_job: MakeJob, sessions: Sessions
+) -> None:
+    jobs = [make_job() for _ in range(PROBER_BATCH + 1)]
+    prober.run()
+    first = [length(sessions, job)[1] for job in jobs]
+    prober.run()
+
+    assert first == [False] * PROBER_BATCH + [True]
+    assert [length(sessions, job)[1] for job in jobs] == [False] * len(jobs)
+
+
+def test_the_length_of_a_job_that_waits_no_more_is_its_workers_business(
+    prober: Prober, make_job: MakeJob, sessions: Sessions
+) -> None:
+    job = make_job("processing")
+    prober.run()
+
+    assert length(sessions, job)[1] is True
+
+
+def test_a_store_that_is_away_settles_nothing(
+    prober: Prober, make_job: MakeJob, sessions: Sessions, store: UploadStore
+) -> None:
+    job = make_job()
+    (store.root / MARKER).unlink()
+
+    with pytest.raises(StorageUnavailable):
+        prober.run()
+
+    assert length(sessions, job)[1] is True
+
+
+# Janitor
+
+
+def age(path: Path, seconds: float) -> None:
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+def ended_long_ago(sessions: Sessions, make_job: MakeJob) -> uuid.UUID:
+    job_id = make_job("completed").id
+    set_column(sessions, job_id, "completed_at = now() - interval '2 h'")
+    return job_id
+
+
+def test_the_janitor_deletes_what_is_old_orphaned_or_unfinished_and_nothing_else(
+    make_job: MakeJob,
+    sessions: Sessions,
+    store: UploadStore,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    kept, young_orphan = put(store, make_job().id), put(store, uuid7())
+    old, orphan = put(store, ended_long_ago(sessions, make_job)), put(store, uuid7())
+    age(orphan, ORPHAN_SECONDS + 60)
+    part = store.root / PART_DIR / str(uuid7())
+    part.touch()
+    age(part, STALE_PART_SECONDS + 60)
+    Janitor(sessions, store, keep_seconds=3600).run()
+
+    assert [path.exists() for path in (kept, young_orphan)] == [True, True]
+    assert [path.exists() for path in (old, orphan, part)] == [False, False, False]
+    (record,) = [record for record in caplog.records if record.message == "uploads deleted"]
+    figures = (vars(record)[name] for name in ("old", "orphans", "unfinished"))
+    assert tuple(figures) == (1, 1, 1)
+
+
+def test_uploads_are_kept_for_ever_where_retention_is_off(
+    make_job: MakeJob, sessions: Sessions, store: UploadStore
+) -> None:
+    upload = put(store, ended_long_ago(sessions, make_job))
+    Janitor(sessions, store, keep_seconds=0).run()
+
+    assert upload.exists()
+
+
+def test_the_rows_of_processes_that_died_go(sessions: Sessions, store: UploadStore) -> None:
+    slots(sessions, 2)
+    with sessions.begin() as session:
+        session.execute(
+            text("UPDATE workers SET seen_at = now() - make_interval(secs => :seconds)"),
+            {"seconds": FORGET_SECONDS + 60},
+        )
+    Janitor(sessions, store, keep_seconds=0).run()
+
+    with sessions() as session:
+        assert session.scalars(select(Worker)).all() == []
+
+
+def test_a_second_round_finds_nothing_to_do(
+    make_job: MakeJob, sessions: Sessions, store: UploadStore
+) -> None:
+    janitor = Janitor(sessions, store, keep_seconds=3600)
+    put(store, ended_long_ago(sessions, make_job))
+    janitor.run()
+    janitor.run()
+
+
+# Loops
+
+
+class Rounds:
+    """Rounds that end as the test says; the last end again and again."""
+
+    def __init__(self, *ends: Exception | None) -> None:
+        self._ends = [*ends]
+        self.begun = 0
+
+    def run(self) -> None:
+        self.begun += 1
+        end = self._ends.pop(0) if len(self._ends) > 1 else self._ends[0]
+        if end is not None:
+            raise end
+
+
+def run_rounds(rounds: Rounds, count: int) -> Loop:
+    loop = Loop("test", rounds, pause_seconds=0.001)
+    loop.start()
+    eventually(lambda: rounds.begun >= count)
+    loop.close()
+    return loop
+
+
+def test_a_loop_survives_everything(caplog: pytest.LogCaptureFixture) -> None:
+    rounds = Rounds(DatabaseUnavailable(), redis.ConnectionError(), KeyError(), MemoryError(), None)
+    run_rounds(rounds, 8)
+
+    assert [record.message for record in caplog.records if record.levelname != "INFO"] == [
+        "loop waits for what it needs",
+        "loop waits for what it needs",
+        "round failed",
+        "round failed",
+    ]
+
+
+def test_an_outage_is_told_once_and_its_end_too(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    run_rounds(Rounds(*[DatabaseUnavailable() for _ in range(5)], None), 8)
+
+    assert caplog.messages == ["loop waits for what it needs", "loop goes on"]
+
+
+def test_a_fault_of_ours_is_told_with_its_traceback_but_not_at_every_round(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run_rounds(Rounds(KeyError()), 5)
+
+    assert caplog.messages == ["round failed"]
+    assert caplog.records[0].exc_info is not None
+
+
+def test_a_closed_loop_begins_no_more_rounds() -> None:
+    rounds = Rounds(None)
+    run_rounds(rounds, 2)
+    begun = rounds.begun
+    run_rounds(Rounds(None), 5)  # meanwhile
+
+    assert rounds.begun == begun
+
+
+def test_a_loop_that_never_started_can_be_closed() -> None:
+    Loop("test", Rounds(None), pause_seconds=1).close()
+
+
+def test_maintenance_is_made_of_four_loops(
+    sessions: Sessions, store: UploadStore, app: Celery, client: redis.Redis
+) -> None:
+    loops = make_loops(settings_of(), sessions, store, client, functools.partial(send, app))
+
+    assert [loop.name for loop in loops] == ["dispatcher", "reaper", "prober", "janitor"]
+
+
+@pytest.mark.parametrize("lease_seconds", [1.0, 5.0, 60.0, 3600.0])
+def test_the_reaper_looks_often_enough_for_any_lease(
+    lease_seconds: float,
+    sessions: Sessions,
+    store: UploadStore,
+    app: Celery,
+    client: redis.Redis,
+) -> None:
+    settings = settings_of(lease_seconds=lease_seconds, heartbeat_seconds=lease_seconds / 3)
+    loops = make_loops(settings, sessions, store, client, functools.partial(send, app))
+    (reaper,) = [loop for loop in loops if loop.name == "reaper"]
+
+    # a gap of more than half a lease makes the reaper start to count anew
+    assert reaper.pause_seconds < lease_seconds / 2
