@@ -39,6 +39,8 @@ class JobStatus(StrEnum):
     CANCELLED = "cancelled"  #: The client did not want it any more.
 
 
+NEWEST_FIRST = (text("created_at DESC"), text("id DESC"))
+
 FINAL = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 
@@ -231,9 +233,11 @@ class TranscriptionJob(Base):
         ),
         CheckConstraint("attempt BETWEEN 0 AND max_attempts", name="attempt_in_bounds"),
         CheckConstraint("progress BETWEEN 0 AND 1", name="progress_in_bounds"),
-        Index("ix_transcription_jobs_owner_id_id", "owner_id", text("id DESC")),
-        Index("ix_transcription_jobs_owner_id_status_id", "owner_id", "status", text("id DESC")),
-        Index("ix_transcription_jobs_status_id", "status", text("id DESC")),
+        # lists, newest first: of an owner or of all, of one status or of every
+        Index("ix_transcription_jobs_owner_age", "owner_id", *NEWEST_FIRST),
+        Index("ix_transcription_jobs_owner_status_age", "owner_id", "status", *NEWEST_FIRST),
+        Index("ix_transcription_jobs_status_age", "status", *NEWEST_FIRST),
+        Index("ix_transcription_jobs_age", *NEWEST_FIRST),
         # what the dispatcher takes next of one owner
         Index(
             "ix_transcription_jobs_owner_lane",

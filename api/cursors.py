@@ -6,27 +6,35 @@ import base64
 import binascii
 import hashlib
 import hmac
+import struct
 import uuid
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from urllib.parse import urlencode
 
 from starlette.requests import Request
 
 from errors import BadCursor
+from jobs.queries import Place
 
 TAG_BYTES: Final = 8
+#: Microseconds since the epoch, as PostgreSQL counts them, and an id.
+PLACE: Final = struct.Struct(">q16s")
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND: Final = timedelta(microseconds=1)
 
 
-def encode(last: uuid.UUID, *, of: str) -> str:
+def encode(last: Place, *, of: str) -> str:
     """Make the cursor of the page after ``last``.
 
     Args:
         of: Names the list: its owner and its filter. A cursor for another one is no cursor.
     """
-    return base64.urlsafe_b64encode(last.bytes + _tag(last.bytes, of)).decode().rstrip("=")
+    raw = PLACE.pack((last.created_at - EPOCH) // MICROSECOND, last.id.bytes)
+    return base64.urlsafe_b64encode(raw + _tag(raw, of)).decode().rstrip("=")
 
 
-def decode(cursor: str | None, *, of: str) -> uuid.UUID | None:
+def decode(cursor: str | None, *, of: str) -> Place | None:
     """Read a cursor; None is the beginning.
 
     Raises:
@@ -38,10 +46,11 @@ def decode(cursor: str | None, *, of: str) -> uuid.UUID | None:
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         raise BadCursor from None
-    last, tag = raw[:16], raw[16:]
-    if not hmac.compare_digest(tag, _tag(last, of)):
+    place, tag = raw[: PLACE.size], raw[PLACE.size :]
+    if not hmac.compare_digest(tag, _tag(place, of)):
         raise BadCursor
-    return uuid.UUID(bytes=last)
+    microseconds, job_id = PLACE.unpack(place)
+    return Place(EPOCH + microseconds * MICROSECOND, uuid.UUID(bytes=job_id))
 
 
 def next_link(request: Request, cursor: str) -> str:
@@ -51,6 +60,6 @@ def next_link(request: Request, cursor: str) -> str:
     return f'<{path}?{urlencode(query)}>; rel="next"'
 
 
-def _tag(last: bytes, of: str) -> bytes:
+def _tag(place: bytes, of: str) -> bytes:
     # no secret: the owner is part of every query, so a forged cursor finds nobody else's jobs
-    return hashlib.blake2b(last + of.encode(), digest_size=TAG_BYTES).digest()
+    return hashlib.blake2b(place + of.encode(), digest_size=TAG_BYTES).digest()

@@ -9,9 +9,20 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, Select, exists, func, select, text
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Select,
+    exists,
+    func,
+    literal,
+    select,
+    text,
+    tuple_,
+)
 from sqlalchemy.orm import Session
 
 from errors import MediaError, UploadMissing
@@ -38,6 +49,18 @@ def _codes(error: type[MediaError]) -> set[str]:
 
 #: Reasons to fail that lie in what the client sent, so that no operator can mend them.
 INPUT_FAULTS: Final = frozenset(_codes(MediaError) - {UploadMissing.code})
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a job stands in a list. Its id alone would not do: version 2's ids tell no age."""
+
+    created_at: datetime
+    id: uuid.UUID
+
+    @classmethod
+    def of(cls, job: TranscriptionJob) -> Place:
+        return cls(job.created_at, job.id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,18 +150,18 @@ def page(
     *,
     owner_id: uuid.UUID | None,
     status: JobStatus | None,
-    before: uuid.UUID | None,
+    before: Place | None,
     limit: int,
 ) -> list[JobView]:
     """List jobs, newest first.
 
     Args:
-        before: The last job of the page before this one.
+        before: The last job of the page before this one; it may be gone by now.
     """
     rows = session.execute(
         _views()
         .where(*_of(owner_id), *_with(status), *_older_than(before))
-        .order_by(TranscriptionJob.id.desc())
+        .order_by(TranscriptionJob.created_at.desc(), TranscriptionJob.id.desc())
         .limit(limit)
     )
     return [_view(row) for row in rows]
@@ -216,14 +239,14 @@ def partial_transcript(session: Session, job: TranscriptionJob) -> Transcript:
 
 
 def dead_letters(
-    session: Session, wanted: DeadLetterFilter, *, before: uuid.UUID | None, limit: int
+    session: Session, wanted: DeadLetterFilter, *, before: Place | None, limit: int
 ) -> list[DeadLetter]:
     """List the dead letter queue, newest first."""
     rows = session.execute(
         select(TranscriptionJob, Owner.name)
         .join(Owner)
         .where(*_dead(wanted), *_older_than(before))
-        .order_by(TranscriptionJob.id.desc())
+        .order_by(TranscriptionJob.created_at.desc(), TranscriptionJob.id.desc())
         .limit(limit)
     ).all()
     attempts = _attempts(session, [job.id for job, _ in rows])
@@ -336,8 +359,11 @@ def _with(status: JobStatus | None) -> list[ColumnElement[bool]]:
     return [] if status is None else [TranscriptionJob.status == status]
 
 
-def _older_than(job_id: uuid.UUID | None) -> list[ColumnElement[bool]]:
-    return [] if job_id is None else [TranscriptionJob.id < job_id]
+def _older_than(place: Place | None) -> list[ColumnElement[bool]]:
+    if place is None:
+        return []
+    here = tuple_(TranscriptionJob.created_at, TranscriptionJob.id)
+    return [here < tuple_(literal(place.created_at), literal(place.id))]
 
 
 def _dead(wanted: DeadLetterFilter) -> list[ColumnElement[bool]]:

@@ -3,6 +3,7 @@
 import re
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any, get_args
 
 import pytest
@@ -12,6 +13,7 @@ from uuid_utils.compat import uuid7
 
 from jobs import lifecycle, queries, retention, statements
 from jobs.lifecycle import Beat, Lane, Lease, StillLease
+from jobs.queries import Place
 from local_servers import PostgresServer
 from maintenance import GUESSED, HELD, PROBER_BATCH
 from models import (
@@ -109,7 +111,11 @@ def with_job(status: str, act: Callable[[Session, TranscriptionJob], object]) ->
 
 def listing(*, mine: bool, status: JobStatus | None) -> Query:
     return lambda session, owner_id: queries.page(
-        session, owner_id=owner_id if mine else None, status=status, before=uuid7(), limit=50
+        session,
+        owner_id=owner_id if mine else None,
+        status=status,
+        before=Place(datetime.now(UTC), uuid7()),
+        limit=50,
     )
 
 
@@ -119,17 +125,17 @@ def dispatch(lane: Lane) -> Query:
 
 #: Each with the indexes that will do, pk being the primary key's.
 QUERIES: dict[str, tuple[str, Query]] = {
-    "listing of one owner": ("owner_id_id", listing(mine=True, status=None)),
+    "listing of one owner": ("owner_age", listing(mine=True, status=None)),
     "listing of one owner's completed": (
-        "owner_id_status_id",
+        "owner_status_age",
         listing(mine=True, status=JobStatus.COMPLETED),
     ),
     "listing of one owner's failed": (
-        "owner_id_status_id",
+        "owner_status_age",
         listing(mine=True, status=JobStatus.FAILED),
     ),
-    "listing of all": ("pk", listing(mine=False, status=None)),
-    "listing of all failed": ("status_id", listing(mine=False, status=JobStatus.FAILED)),
+    "listing of all": ("age", listing(mine=False, status=None)),
+    "listing of all failed": ("status_age", listing(mine=False, status=JobStatus.FAILED)),
     "dispatch of high": ("owner_lane", dispatch("high")),
     "dispatch of normal": ("owner_lane", dispatch("normal")),
     "dispatch of retry": ("owner_lane", dispatch("retry")),
@@ -139,7 +145,7 @@ QUERIES: dict[str, tuple[str, Query]] = {
             "pending", lambda s, job: queries.queue_position(s, job, lanes=("high", "normal"))
         ),
     ),
-    "reaper's look": ("processing|status_id", lambda session, _: session.execute(HELD).all()),
+    "reaper's look": ("processing|status_age", lambda session, _: session.execute(HELD).all()),
     "reaper's strike": (
         "processing|pk",
         with_job(
