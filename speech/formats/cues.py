@@ -247,7 +247,7 @@ def _timed(parts: Sequence[Sequence[_Glyph]], layout: _Layout) -> Iterator[Cue]:
         reading_ms = 1000 * sum(glyph.columns for glyph in part) / _READ_COLUMNS_PER_SECOND
         wanted = max(part[-1].end, start + max(shortest, reading_ms))
         end = round(min(wanted, start + layout.max_ms, limit))
-        yield Cue(start_ms=start, end_ms=max(start + 1, end), lines=_Run(part, layout).lines())
+        yield Cue(start_ms=start, end_ms=end, lines=_Run(part, layout).lines())
 
 
 def _glyphs(segment: Segment) -> list[_Glyph]:

@@ -69,9 +69,9 @@ def test_no_line_is_empty_or_too_long(wild, max_chars, max_lines):
 @bounded
 @given(wild_transcripts)
 def test_a_limit_narrower_than_a_glyph_still_ends(wild):
-    shown = cues(wild, max_chars=1, max_lines=1)
+    shown = cues(wild, max_chars=1, max_lines=3)
 
-    assert all(len(cue.lines) == 1 for cue in shown)
+    assert all(1 <= len(cue.lines) <= 3 for cue in shown)
 
 
 @bounded
@@ -136,11 +136,17 @@ def test_a_long_segment_without_words_is_cut_in_proportion():
 
 
 def test_words_that_do_not_spell_the_text_are_ignored():
-    words = evenly("quite other words", 5.0, 6.0).words
+    words = evenly("Here were laid.", 5.0, 6.0).words
 
-    shown = cues(transcript(segment("What was said.", 1.0, 3.0, words)))
+    shown = cues(transcript(segment("What folk said.", 1.0, 3.0, words)))
 
-    assert shown == [Cue(start_ms=1000, end_ms=3000, lines=("What was said.",))]
+    assert shown == [Cue(start_ms=1000, end_ms=3000, lines=("What folk said.",))]
+
+
+def test_a_word_that_ends_before_it_starts_makes_no_silence():
+    said = spoken((" Well", 5.0, 3.0), (" then.", 5.5, 6.0))
+
+    assert texts(cues(transcript(said))) == ["Well then."]
 
 
 def test_no_cue_spans_a_silence():
@@ -182,6 +188,14 @@ def test_lines_are_about_equal():
         "one two three four five",
         "six seven eight nine ten",
     )
+
+
+def test_cues_are_about_equal():
+    words = ["a" * 10, "b" * 10, "c" * 10, "d" * 30, "e" * 19]
+
+    shown = cues(transcript(segment(" ".join(words), 0.0, 4.0)))
+
+    assert texts(shown) == [" ".join(words[:3]), " ".join(words[3:])]
 
 
 def test_a_word_too_long_for_a_line_is_cut():
