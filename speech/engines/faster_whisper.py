@@ -19,7 +19,7 @@ from faster_whisper.transcribe import TranscriptionOptions, get_suppressed_token
 
 import errors
 from speech.engines import catalogue, windows
-from speech.engines.catalogue import Hardware, ModelKey
+from speech.engines.catalogue import Hardware, ModelKey, ModelSpec
 from speech.engines.failures import translated
 from speech.engines.spectrogram import FRAME, HOP, WINDOW_FRAMES, Array, Spectrogram
 from speech.engines.windows import Decoded, Draft
@@ -121,8 +121,7 @@ class _Decoder:
             task="translate" if translate else "transcribe",
             language=language,
         )
-        limit = catalogue.resolve(engine.key.model).compression_ratio_limit
-        self._options = _options(self._tokenizer, compression_ratio_limit=limit)
+        self._options = _options(self._tokenizer, catalogue.resolve(engine.key.model))
         self.first_timestamp_token: int = self._tokenizer.timestamp_begin
 
     def prompt(self, text: str) -> tuple[int, ...]:
@@ -163,7 +162,7 @@ class _Decoder:
         )
 
 
-def _options(tokenizer: Tokenizer, *, compression_ratio_limit: float) -> TranscriptionOptions:
+def _options(tokenizer: Tokenizer, spec: ModelSpec) -> TranscriptionOptions:
     """``WhisperModel.transcribe``'s defaults."""
     return TranscriptionOptions(
         beam_size=5,
@@ -172,9 +171,9 @@ def _options(tokenizer: Tokenizer, *, compression_ratio_limit: float) -> Transcr
         length_penalty=1,
         repetition_penalty=1,
         no_repeat_ngram_size=0,
-        log_prob_threshold=windows.AVG_LOGPROB_LIMIT,
+        log_prob_threshold=spec.avg_logprob_limit,
         no_speech_threshold=windows.NO_SPEECH_LIMIT,
-        compression_ratio_threshold=compression_ratio_limit,
+        compression_ratio_threshold=spec.compression_ratio_limit,
         condition_on_previous_text=True,
         prompt_reset_on_temperature=windows.PROMPT_TEMPERATURE_LIMIT,
         temperatures=list(windows.TEMPERATURES),

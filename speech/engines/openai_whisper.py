@@ -161,10 +161,10 @@ class _Decoder:
 
     def decode(self, heard: _Heard, prompt: tuple[int, ...], frame: int) -> Decoded:
         *temperatures, last = windows.TEMPERATURES
-        limit = catalogue.resolve(self._engine.key.model).compression_ratio_limit
+        spec = catalogue.resolve(self._engine.key.model)
         for temperature in temperatures:
             decoded = self._decode_at(temperature, heard, prompt, frame)
-            if decoded.is_settled(compression_ratio_limit=limit):
+            if decoded.is_settled(spec):
                 return decoded
         return self._decode_at(last, heard, prompt, frame)
 

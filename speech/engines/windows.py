@@ -19,10 +19,9 @@ from speech.transcript import ResumeState, Segment, TranscribeOptions, Window, W
 
 #: Tried in this order until the text is good enough.
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-#: Below it the model guesses: the next temperature is tried.
-AVG_LOGPROB_LIMIT = -1.0
-#: Above it, and with a poor text, the window holds no speech.
+#: Above it, and with text below the other limit, the window holds no speech.
 NO_SPEECH_LIMIT = 0.6
+AVG_LOGPROB_LIMIT = -1.0
 #: Text from a higher temperature does not prompt the next window.
 PROMPT_TEMPERATURE_LIMIT = 0.5
 #: Tokens of earlier text that the models take.
@@ -48,10 +47,10 @@ class Decoded:
     compression_ratio: float
     temperature: float
 
-    def is_settled(self, *, compression_ratio_limit: float) -> bool:
+    def is_settled(self, spec: ModelSpec) -> bool:
         """Whether no other temperature need be tried."""
-        repeats = self.compression_ratio > compression_ratio_limit
-        return self.is_silence or not (repeats or self.avg_logprob < AVG_LOGPROB_LIMIT)
+        repeats = self.compression_ratio > spec.compression_ratio_limit
+        return self.is_silence or not (repeats or self.avg_logprob < spec.avg_logprob_limit)
 
     @property
     def is_silence(self) -> bool:

@@ -253,7 +253,12 @@ def test_nothing_is_decoded_ahead_of_the_reader():
     ],
 )
 def test_a_poor_text_is_tried_at_another_temperature(changes, settled):
-    assert decoded(WORD, **changes).is_settled(compression_ratio_limit=2.4) is settled
+    assert decoded(WORD, **changes).is_settled(resolve("base")) is settled
+
+
+@pytest.mark.parametrize("changes", [{"compression_ratio": 9.0}, {"avg_logprob": -9.0}])
+def test_a_text_of_the_demo_model_is_taken_as_it_is(changes):
+    assert decoded(WORD, **changes).is_settled(resolve("demo"))
 
 
 def test_a_language_that_was_asked_for_is_not_detected():
