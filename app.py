@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from api import admin, documentation, errors, health, jobs, results, transcriptions
+from api.admin_schemas import Resolution, Retry
 from api.middleware import (
     DOCS,
     HostMiddleware,
@@ -24,7 +25,7 @@ from api.middleware import (
     RequestMiddleware,
     SlashMiddleware,
 )
-from api.schemas import JobPatch, Resolution, Retry
+from api.schemas import JobPatch
 from api.services import Services
 from api.submission import Defaults
 from config import VERSION, Settings

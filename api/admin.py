@@ -12,29 +12,36 @@ from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Respons
 from sqlalchemy.orm import Session
 
 from api import cursors, jobs, submission
-from api.dependencies import Admin, JobId, ServicesDep, json_body, single_values
-from api.documentation import json_request, problems
-from api.jobs import Page
-from api.schemas import (
+from api.admin_schemas import (
     AdminHealth,
     DatabasePool,
     Disk,
     FailedJob,
     FailedJobList,
-    JobDetail,
     Lane,
     Queues,
     Resolution,
     Retry,
     WorkerState,
 )
+from api.dependencies import Admin, JobId, ServicesDep, json_body, single_values
+from api.documentation import json_request, problems
+from api.jobs import Page
+from api.schemas import JobDetail
 from api.services import Services
 from celery_app import DLQ, LANES
 from config import VERSION
 from database import pool_stats
 from errors import JobNotFailed, NotFound, UploadMissing
 from jobs import edits, lifecycle, queries
-from jobs.queries import INPUT_FAULTS, DeadLetter, DeadLetterFilter, Figures, LaneState
+from jobs.queries import (
+    INPUT_FAULTS,
+    DeadLetter,
+    DeadLetterFilter,
+    Figures,
+    LaneState,
+    Place,
+)
 from models import JobStatus
 
 router = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(single_values)])
@@ -52,7 +59,12 @@ class FailedJobFilter(Page):
     permanent: bool = Query(False, description="Those whose input is at fault too.")
 
 
-@router.get("/health", summary="How the service is", responses=problems(401, 403, 503))
+@router.get(
+    "/health",
+    operation_id="get_admin_health",
+    summary="How the service is",
+    responses=problems(401, 403, 503),
+)
 def health(_principal: Admin, services: ServicesDep) -> AdminHealth:
     settings = services.settings
     with services.transaction() as session:
@@ -81,6 +93,7 @@ def health(_principal: Admin, services: ServicesDep) -> AdminHealth:
 
 @router.get(
     "/errors",
+    operation_id="list_errors",
     summary="The dead letter queue, newest first",
     responses=problems(400, 401, 403, 422, 503),
 )
@@ -99,7 +112,7 @@ def index(
         letters = queries.dead_letters(session, chosen, before=before, limit=wanted.limit + 1)
     cursor = None
     if len(letters) > wanted.limit:
-        cursor = cursors.encode(letters[wanted.limit - 1].job.id, of=of)
+        cursor = cursors.encode(Place.of(letters[wanted.limit - 1].job), of=of)
         response.headers["Link"] = cursors.next_link(request, cursor)
     shown = [_show(letter) for letter in letters[: wanted.limit]]
     return FailedJobList(errors=shown, total=total, next_cursor=cursor)
@@ -108,6 +121,7 @@ def index(
 @router.post(
     "/errors/{job_id}/retry",
     status_code=202,
+    operation_id="retry_error",
     summary="Send a failed job round again",
     responses=problems(400, 401, 403, 404, 409, 410, 415, 422, 503),
     openapi_extra=json_request(Retry.__name__, required=False),
@@ -139,6 +153,7 @@ def retry(
 
 @router.post(
     "/errors/{job_id}/resolve",
+    operation_id="resolve_error",
     summary="Note that a failed job was dealt with",
     responses=problems(400, 401, 403, 404, 415, 422, 503),
     openapi_extra=json_request(Resolution.__name__, required=False),

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 import auth
 from api.errors import field_errors
+from api.examples import JOB_ID
 from api.services import Services
 from auth import Principal
 from errors import ClientError, InvalidRequest, NotAuthenticated, NotFound
@@ -28,7 +29,7 @@ MAX_JSON_BYTES: Final = 64 * 1024
 # Only for the documentation: FastAPI's own reading of the headers is not used.
 _bearer = HTTPBearer(auto_error=False, scheme_name="Bearer", description="An API key.")
 _key_header = APIKeyHeader(
-    name="X-API-Key", auto_error=False, scheme_name="API key", description="An API key."
+    name="X-API-Key", auto_error=False, scheme_name="ApiKey", description="An API key."
 )
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -101,7 +102,7 @@ async def job_id(
         Path(
             description="The job's id, as the submission answered it.",
             json_schema_extra={"format": "uuid"},
-            examples=["019abcde-f012-7345-8678-9abcdef01234"],
+            examples=[JOB_ID],
         ),
     ],
     _caller: Annotated[Principal, Depends(caller)],

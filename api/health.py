@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 from starlette.exceptions import HTTPException
-from starlette.responses import RedirectResponse
 
 from api.dependencies import ServicesDep
 from api.documentation import problems
+from api.middleware import DOCS
 from api.schemas import Health, Ready
 from config import VERSION
 
@@ -15,17 +15,24 @@ router = APIRouter(tags=["health"])
 
 
 @router.get("/", include_in_schema=False)
-async def root(services: ServicesDep) -> RedirectResponse:
-    return RedirectResponse("docs" if services.settings.docs_enabled else "health")
+async def root(services: ServicesDep) -> dict[str, str]:
+    # the first version's load balancers may ask here
+    here = {"status": "healthy", "service": "transcription", "version": VERSION}
+    return {**here, "docs": DOCS} if services.settings.docs_enabled else here
 
 
 # A coroutine: it answers although every thread waits for a database that is away.
-@router.get("/health", summary="Whether the service lives")
+@router.get("/health", operation_id="get_health", summary="Whether the service lives")
 async def health() -> Health:
     return Health(version=VERSION)
 
 
-@router.get("/ready", summary="Whether a job would be accepted", responses=problems(503))
+@router.get(
+    "/ready",
+    operation_id="get_ready",
+    summary="Whether a job would be accepted",
+    responses=problems(503),
+)
 def ready(services: ServicesDep) -> Ready:
     if not services.readiness:
         raise HTTPException(503, "The service cannot accept a job now.")

@@ -27,7 +27,7 @@ from auth import Principal
 from celery_app import LANES
 from errors import ConflictError, JobFinished, NotAllowed, NotFound
 from jobs import edits, lifecycle, queries
-from jobs.queries import JobView
+from jobs.queries import JobView, Place
 from models import FINAL, JobStatus, Priority
 
 router = APIRouter(tags=["jobs"], dependencies=[Depends(single_values)])
@@ -61,6 +61,7 @@ class JobFilter(Page):
 
 @router.get(
     "/jobs",
+    operation_id="list_jobs",
     summary="List jobs, newest first",
     responses=problems(400, 401, 403, 422, 503),
 )
@@ -84,7 +85,7 @@ def index(
         )
     cursor = None
     if len(views) > wanted.limit:
-        cursor = cursors.encode(views[wanted.limit - 1].job.id, of=of)
+        cursor = cursors.encode(Place.of(views[wanted.limit - 1].job), of=of)
         response.headers["Link"] = cursors.next_link(request, cursor)
     root = request.scope.get("root_path", "")
     shown = [Job.of(view, root=root) for view in views[: wanted.limit]]
@@ -93,6 +94,7 @@ def index(
 
 @router.get(
     "/jobs/{job_id}",
+    operation_id="get_job",
     summary="Ask after a job",
     description="While it is not final, `Retry-After` tells when to ask again.",
     responses=problems(401, 403, 404, 503),
@@ -109,6 +111,7 @@ def show(
 
 @router.patch(
     "/jobs/{job_id}",
+    operation_id="change_job",
     summary="Change priority or metadata",
     responses=problems(400, 401, 403, 404, 409, 413, 415, 422, 503),
     openapi_extra=json_request(JobPatch.__name__, required=True),
@@ -138,7 +141,9 @@ def change(
 
 @router.post(
     "/jobs/{job_id}/cancel",
+    operation_id="cancel_job",
     summary="Cancel a job",
+    description="At once while it waits; else its worker stops at the end of a window.",
     responses=CANCELLING | problems(401, 403, 404, 409, 503),
 )
 def cancel(
@@ -159,6 +164,7 @@ def cancel(
 @router.delete(
     "/jobs/{job_id}",
     status_code=204,
+    operation_id="delete_job",
     summary="Delete a job and its upload",
     description="What is not final is cancelled first.",
     responses=problems(401, 403, 404, 503),

@@ -63,6 +63,7 @@ _AUDIO: Final[Responses] = {
 
 @router.get(
     "/jobs/{job_id}/result",
+    operation_id="get_result",
     summary="Read the transcript",
     description=f"In the `format`, or as `Accept` says: {', '.join(FORMATS)}.",
     response_class=Response,
@@ -100,6 +101,7 @@ def result(
 
 @router.get(
     "/jobs/{job_id}/audio",
+    operation_id="get_audio",
     summary="Read the upload",
     description="While it is kept; ranges can be asked for.",
     response_class=FileResponse,

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
 from api import filenames
-from jobs.queries import DeadLetter, JobView, WorkerView
-from models import FINAL, ErrorLog, JobStatus, Priority, TranscriptionJob
+from api.examples import COMPLETED_JOB
+from jobs.queries import JobView
+from models import FINAL, JobStatus, Priority, TranscriptionJob
 
 #: Not ``Z``: Python before 3.11 cannot read that.
 Time = Annotated[
@@ -110,6 +111,8 @@ class Job(Answer):
 class JobDetail(Job):
     """A job, with its text when it is completed."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [COMPLETED_JOB]})
+
     transcription: str | None = Field(description="The text, once the job is completed.")
     queue_position: int | None = Field(
         description="About how many jobs go first, counting this one; null unless it waits."
@@ -133,97 +136,6 @@ class JobPatch(Body):
     metadata: dict[str, Any] | None = Field(None, description="Replaces what was there.")
 
 
-class Attempt(Answer):
-    """One failed attempt."""
-
-    attempt: int
-    worker: str | None
-    code: str
-    message: str
-    traceback: str | None
-    context: dict[str, Any]
-    created_at: Time
-    resolved: bool
-    resolved_at: Time | None
-    resolved_by: str | None = Field(description="Shown name of the API key.")
-    notes: str | None
-
-    @classmethod
-    def of(cls, log: ErrorLog) -> Attempt:
-        return cls(
-            attempt=log.attempt,
-            worker=log.worker_name,
-            code=log.error_code,
-            message=log.error_message,
-            traceback=log.traceback,
-            context=log.context,
-            created_at=log.created_at,
-            resolved=log.resolved,
-            resolved_at=log.resolved_at,
-            resolved_by=log.resolved_by,
-            notes=log.resolution_notes,
-        )
-
-
-class FailedJob(Answer):
-    """An entry of the dead letter queue."""
-
-    id: uuid.UUID
-    job_id: uuid.UUID
-    type: str = Field(description="Why it was given up.")
-    code: str | None = Field(description="Code of the last failed attempt.")
-    message: str | None
-    owner: str
-    filename: str
-    model_size: str
-    priority: Priority
-    created_at: Time
-    failed_at: Time | None
-    resolved: bool
-    permanent: bool = Field(description="True when the input is at fault.")
-    attempts: list[Attempt]
-
-    @classmethod
-    def of(cls, letter: DeadLetter, *, permanent: bool) -> FailedJob:
-        job = letter.job
-        return cls(
-            id=job.id,
-            job_id=job.id,
-            type=job.failure_reason or "",
-            code=job.error_code,
-            message=job.error_message,
-            owner=letter.owner_name,
-            filename=job.client_filename,
-            model_size=job.model_name,
-            priority=Priority(job.priority),
-            created_at=job.created_at,
-            failed_at=job.completed_at,
-            resolved=letter.resolved,
-            permanent=permanent,
-            attempts=[Attempt.of(log) for log in letter.attempts],
-        )
-
-
-class FailedJobList(Answer):
-    """A page of the dead letter queue, newest first."""
-
-    errors: list[FailedJob]
-    total: int = Field(description="How many there are on all pages.")
-    next_cursor: str | None = Field(description="For the next page; null on the last.")
-
-
-class Retry(Body):
-    """How to send a failed job round again."""
-
-    model_size: str | None = Field(None, description="Another model; begins from the start.")
-
-
-class Resolution(Body):
-    """What was done about a failed job."""
-
-    notes: Annotated[Text, Field(max_length=4000)] | None = None
-
-
 class Health(Answer):
     """That the web process lives."""
 
@@ -235,94 +147,6 @@ class Ready(Answer):
     """That a job would be accepted."""
 
     status: Literal["ready"] = "ready"
-
-
-class Lane(Answer):
-    """One queue, in both of its places."""
-
-    waiting: int = Field(description="Jobs that wait, or failed and are not resolved.")
-    messages: int | None = Field(description="Messages in Redis; null when it does not answer.")
-    oldest_seconds: float | None = Field(description="How long the one due longest has waited.")
-
-
-class Queues(Answer):
-    """What waits and what is worked on."""
-
-    pending: int
-    processing: int
-    oldest_processing_seconds: float | None
-    high: Lane
-    normal: Lane
-    retry: Lane
-    dlq: Lane
-
-
-class WorkerState(Answer):
-    """A process, as it last said."""
-
-    name: str
-    role: str
-    alive: bool = Field(description="False when it has been silent for longer than a lease.")
-    queues: list[str]
-    slots: int = Field(description="Jobs that it can run at once.")
-    running: int
-    draining: bool
-    started_at: Time
-    seen_at: Time
-    model_pool: dict[str, Any]
-
-    @classmethod
-    def of(cls, view: WorkerView, *, lease_seconds: float) -> WorkerState:
-        worker = view.worker
-        return cls(
-            name=worker.name,
-            role=worker.role,
-            alive=view.silent_seconds <= lease_seconds,
-            queues=worker.queues,
-            slots=worker.slots,
-            running=worker.running,
-            draining=worker.draining,
-            started_at=worker.started_at,
-            seen_at=worker.seen_at,
-            model_pool=worker.pool,
-        )
-
-
-class DatabasePool(Answer):
-    """Connections of this web process."""
-
-    size: int
-    checked_out: int
-    checked_in: int
-    overflow: int
-
-
-class Disk(Answer):
-    """Where uploads are kept."""
-
-    free_bytes: int
-    total_bytes: int
-    floor_bytes: int = Field(description="Uploads are refused when less would stay free.")
-
-
-class AdminHealth(Answer):
-    """How the whole service is."""
-
-    status: Literal["healthy", "degraded"]
-    version: str
-    database: Literal["connected"] = "connected"
-    redis: Literal["connected", "disconnected"]
-    queues: Queues
-    workers: list[WorkerState]
-    model_pool: dict[str, Any] = Field(description="The pools of all live workers together.")
-    database_pool: DatabasePool
-    disk: Disk | None = Field(description="Null when the store of uploads does not answer.")
-    error_rate_1h: str = Field(
-        description="Of the jobs that ended in the last hour, those that failed for no fault of"
-        " their input.",
-        examples=["12.34%"],
-    )
-    unresolved_errors: int
 
 
 class Problem(Answer):

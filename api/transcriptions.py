@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 
 from api import jobs, uploading
 from api.dependencies import JobId, Reader, ServicesDep, Writer, single_values
-from api.documentation import problems, upload_body
+from api.documentation import Responses, problems, upload_body
 from api.schemas import JobDetail, path_of
 from api.services import Services
 from api.submission import BYTES_PER_SECOND, Defaults
@@ -25,14 +25,27 @@ router = APIRouter(tags=["jobs"], dependencies=[Depends(single_values)])
 SUBMITTED: Final = (
     "Transcription job submitted successfully. Use GET /transcribe/{job_id} to check status."
 )
+ACCEPTED: Final[Responses] = {
+    202: {
+        "description": "The recording is stored, and will be transcribed whatever happens to us.",
+        "headers": {
+            "Location": {"description": "The job.", "schema": {"type": "string"}},
+            "Retry-After": {
+                "description": "When to ask again, in seconds.",
+                "schema": {"type": "integer"},
+            },
+        },
+    }
+}
 
 
 @router.post(
     "/transcribe",
     status_code=202,
+    operation_id="submit",
     summary="Submit a recording",
     description="The fields may stand before or after the file, and in the query as well.",
-    responses=problems(400, 401, 403, 408, 413, 415, 422, 503, 507),
+    responses=ACCEPTED | problems(400, 401, 403, 408, 413, 415, 422, 503, 507),
     openapi_extra=upload_body(),
 )
 async def submit(
@@ -60,6 +73,7 @@ async def submit(
 
 @router.get(
     "/transcribe/{job_id}",
+    operation_id="get_transcription",
     summary="Ask after a job",
     description="The same as `GET /jobs/{job_id}`.",
     responses=problems(401, 403, 404, 503),
@@ -72,6 +86,7 @@ def ask(
 
 @router.delete(
     "/transcribe/{job_id}",
+    operation_id="cancel_transcription",
     summary="Cancel a job",
     description="The same as `POST /jobs/{job_id}/cancel`; deletes nothing.",
     responses=jobs.CANCELLING | problems(401, 403, 404, 409, 503),

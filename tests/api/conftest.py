@@ -29,6 +29,13 @@ from tests.conftest import fresh_database
 
 #: A key from the setting, as the first version's users have them.
 ADMIN_KEY = "an-operators-own-words"
+#: Settings of an app that is never started.
+NOWHERE: dict[str, Any] = {
+    "_env_file": None,
+    "database_url": "postgresql://127.0.0.1:1/nowhere",
+    "redis_url": "redis://127.0.0.1:1/0",
+    "whisper_model_size": "tiny",
+}
 SEGMENT = Segment(
     text=" one two",
     start_seconds=0.0,
@@ -87,6 +94,8 @@ def make_settings(engine: Engine, redis_url: str, tmp_path: Path) -> Callable[..
             "min_free_disk_mb": 0,
             "max_upload_size_mb": 1,
             "whisper_model_size": "tiny",
+            # no test depends on how busy the machine is
+            "publish_budget_ms": 10_000,
         }
         return Settings(**{**given, **values})
 

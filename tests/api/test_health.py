@@ -35,5 +35,9 @@ def test_a_service_that_is_not_ready_tells_no_details(make_settings):
         assert "disk" not in client.get("/ready").text
 
 
+def test_the_root_keeps_the_first_versions_answer(client):
+    assert client.get("/").json()["status"] == "healthy"
+
+
 def test_the_root_leads_to_the_documentation(client):
-    assert client.get("/", follow_redirects=False).headers["location"] == "docs"
+    assert client.get(client.get("/").json()["docs"]).status_code == 200

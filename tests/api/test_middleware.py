@@ -113,10 +113,8 @@ def test_the_documentation_can_be_switched_off(client_of):
     assert [client.get(path).status_code for path in ("/docs", "/openapi.json")] == [404, 404]
 
 
-def test_without_documentation_the_root_leads_to_health(client_of):
-    answer = client_of(docs_enabled=False).get("/", follow_redirects=False)
-
-    assert answer.headers["location"] == "health"
+def test_without_documentation_the_root_leads_nowhere(client_of):
+    assert "docs" not in client_of(docs_enabled=False).get("/").json()
 
 
 def test_plain_http_is_redirected_where_it_should(client_of):

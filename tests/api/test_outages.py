@@ -150,7 +150,9 @@ def frozen_redis(pytestconfig, worker_number) -> Iterator[str]:
 
 
 def test_a_frozen_redis_keeps_nobody_waiting(make_settings, frozen_redis, jobs):
-    with TestClient(create_app(make_settings(redis_url=frozen_redis))) as client:
+    with TestClient(
+        create_app(make_settings(redis_url=frozen_redis, publish_budget_ms=50))
+    ) as client:
         answers = [submit(client) for _ in range(5)]
 
     assert [answer.status_code for answer in answers] == [202] * 5

@@ -8,6 +8,7 @@ import pytest
 from app import create_app
 from config import Settings
 from models import Scope
+from tests.api.conftest import NOWHERE
 
 #: What each operation needs. None: no key.
 NEEDED = {
@@ -27,14 +28,6 @@ NEEDED = {
     ("get", "/admin/errors"): Scope.ADMIN,
     ("post", "/admin/errors/{job_id}/retry"): Scope.ADMIN,
     ("post", "/admin/errors/{job_id}/resolve"): Scope.ADMIN,
-}
-
-
-NOWHERE: dict[str, Any] = {
-    "_env_file": None,
-    "database_url": "postgresql://127.0.0.1:1/nowhere",
-    "redis_url": "redis://127.0.0.1:1/0",
-    "whisper_model_size": "tiny",
 }
 
 
