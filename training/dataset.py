@@ -1,11 +1,15 @@
-"""Make training examples: strings of cached words with true times, spoilt as recordings are.
+"""Make training examples: strings of cached words with true times.
 
-A window is composed from units of one voice with gaps and pauses, given a room, a bandwidth, a
-level and noise, cut where a window would end, and written as the tokens Whisper would be asked
-for: with or without timestamps, translated or not, sometimes after a previous-text prompt.  A
-word cut by the window's end is left out, and the window then ends with a lone start timestamp.
+A window is composed from units of one voice with gaps and pauses, spoilt as recordings are, cut
+where a window would end, and written as the tokens Whisper would be asked for: with or without
+timestamps, translated or not, sometimes after a previous-text prompt.  A word cut by the window's
+end is left out, and the window then ends with a lone start timestamp.
 Next to the tokens come the frames each token is said in and the word said in each frame, which
 training uses to teach the attention (and so the word times) directly.
+
+Every word is a segment of its own, between two timestamps: each start says where to look for the
+word, and each end where to go on, so that the model need not count.  Written as one segment a
+phrase, the attention took several times as many steps to find the words.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import torch
 from torch.utils.data import IterableDataset
 from whisper.audio import mel_filters
 
+from training.spoiling import no_speech, spoilt
 from training.synthesise import RATE, Bank, Unit
 from training.vocabulary import (
     BLANK_TOKENS,
@@ -32,9 +37,11 @@ from training.vocabulary import (
 
 WINDOW = 30.0
 FRAME = 0.02
-SEGMENT_GAP = 0.65
 IGNORED = -100
 MOST_WORDS = 96
+TIMED_SHARE = 0.9
+#: Of the windows with speech, in the stages that the mixes of window lengths make.
+SPOILT_SHARES = (0.2, 0.5, 0.8)
 WORD_CLASSES = 1 + 10 * len(LANGUAGES)
 
 
@@ -77,7 +84,7 @@ def stretched(unit: Unit, factor: float) -> tuple[np.ndarray, list[tuple[int, fl
         length = int(len(samples) * factor)
         places = np.arange(length, dtype=np.float32) / factor
         samples = np.interp(places, np.arange(len(samples)), samples).astype(np.float32)
-    times = zip(unit.digits, unit.starts, unit.ends)
+    times = zip(unit.digits, unit.starts, unit.ends, strict=True)
     return samples, [(d, s * factor, e * factor) for d, s, e in times]
 
 
@@ -114,102 +121,6 @@ def compose(voices: Voices, chance: random.Random, seconds: float) -> Clip:
     return Clip(samples, language, words, cut)
 
 
-def coloured(chance: np.random.Generator, length: int, slope: float) -> np.ndarray:
-    """Noise whose power falls with frequency as f to the minus `slope`, at unit level."""
-    spectrum = np.fft.rfft(chance.standard_normal(length).astype(np.float32))
-    frequency = np.fft.rfftfreq(length, 1 / RATE)
-    spectrum *= np.maximum(frequency, 30.0) ** (-slope / 2)
-    noise = np.fft.irfft(spectrum, length).astype(np.float32)
-    return noise / (noise.std() + 1e-9)
-
-
-def tones(chance: np.random.Generator, length: int) -> np.ndarray:
-    """Hum, whistles or chords: a few steady or slowly changing tones, at unit level."""
-    time = np.arange(length, dtype=np.float32) / RATE
-    base = chance.choice([50.0, 60.0, chance.uniform(80, 1200)])
-    sound = np.zeros(length, np.float32)
-    for _ in range(chance.integers(1, 6)):
-        pitch = base * chance.choice([1, 2, 3, 4, 5, 1.25, 1.5])
-        swell = 1 + 0.5 * np.sin(2 * np.pi * chance.uniform(0.05, 4) * time)
-        sound += swell * np.sin(2 * np.pi * pitch * time + chance.uniform(0, 6)).astype(np.float32)
-    if chance.random() < 0.4:
-        sound *= np.repeat(chance.random(length // 4000 + 1) > 0.5, 4000)[:length]
-    return sound / (sound.std() + 1e-9)
-
-
-def clicks(chance: np.random.Generator, length: int) -> np.ndarray:
-    """Knocks and crackle: short decaying bursts at random times, at unit level."""
-    sound = np.zeros(length, np.float32)
-    for at in chance.integers(0, length, chance.integers(2, 10 + length // 4000)):
-        size = min(int(chance.integers(20, 1200)), length - int(at))
-        burst = chance.standard_normal(size) * np.exp(-np.arange(size) / (size / 5))
-        sound[at : at + size] += (burst * chance.uniform(0.2, 1)).astype(np.float32)
-    return sound / (sound.std() + 1e-9)
-
-
-def noise_of_some_kind(chance: np.random.Generator, length: int) -> np.ndarray:
-    """One of the kinds of noise there are, or two together, at unit level."""
-    kind = chance.random()
-    if kind < 0.6:
-        noise = coloured(chance, length, chance.uniform(-0.3, 2.2))
-        if chance.random() < 0.3:
-            points = chance.uniform(0.1, 1, length // 8000 + 2)
-            noise *= np.interp(np.arange(length) / 8000, np.arange(len(points)), points)
-    elif kind < 0.75:
-        noise = tones(chance, length)
-    elif kind < 0.88:
-        noise = clicks(chance, length)
-    else:
-        noise = tones(chance, length) + coloured(chance, length, 1.0) * chance.uniform(0.1, 1)
-    return noise.astype(np.float32)
-
-
-def room_and_line(chance: np.random.Generator, samples: np.ndarray) -> np.ndarray:
-    """Give the sound a tone curve, and some of the time a room and a telephone's bandwidth."""
-    length = len(samples) + 8000
-    spectrum = np.fft.rfft(samples, length)
-    frequency = np.fft.rfftfreq(length, 1 / RATE)
-    points = np.array([50, 200, 500, 1200, 2500, 4000, 8000.0])
-    curve = np.interp(np.log(frequency + 1), np.log(points), chance.uniform(-8, 8, len(points)))
-    spectrum *= 10 ** (curve * chance.random() / 20)
-    if chance.random() < 0.45:
-        spectrum *= frequency < chance.choice([3400, 3700, 3950, 5500])
-    if chance.random() < 0.2:
-        spectrum *= frequency > chance.uniform(80, 300)
-    if chance.random() < 0.3:
-        decay = chance.uniform(0.05, 0.35)
-        echo = chance.standard_normal(6400) * np.exp(-np.arange(6400) / RATE * 6.9 / decay)
-        echo *= chance.uniform(0.02, 0.25) / np.sqrt((echo**2).sum()) * 2
-        echo[0] = 1.0
-        spectrum *= np.fft.rfft(echo, length)
-    return np.fft.irfft(spectrum, length)[: len(samples)].astype(np.float32)
-
-
-def spoilt(chance: np.random.Generator, samples: np.ndarray) -> np.ndarray:
-    """The sound in a room, on a line, at some level, with some noise."""
-    if chance.random() < 0.75:
-        samples = room_and_line(chance, samples)
-    sounding = np.abs(samples) > 0.02
-    level = samples[sounding].std() if sounding.sum() > 100 else 0.1
-    kind = chance.random()
-    if kind < 0.65:
-        ratio = chance.uniform(5, 40)
-        samples = samples + noise_of_some_kind(chance, len(samples)) * level * 10 ** (-ratio / 20)
-    peak = float(np.abs(samples).max()) + 1e-6
-    return (samples / peak * 10 ** (-chance.uniform(0.3, 30) / 20)).astype(np.float32)
-
-
-def no_speech(chance: np.random.Generator, seconds: float) -> np.ndarray:
-    """Silence, or noise alone."""
-    length = int(seconds * RATE)
-    if chance.random() < 0.2:
-        return np.zeros(length, np.float32)
-    noise = noise_of_some_kind(chance, length)
-    level = 10 ** (-chance.uniform(3, 80) / 20)
-    noise = noise * level
-    return np.clip(noise, -1, 1).astype(np.float32)
-
-
 def log_mel(samples: torch.Tensor, headroom: torch.Tensor) -> torch.Tensor:
     """Whisper's spectrogram of a batch; headroom is how much louder the rest of the file was."""
     window = torch.hann_window(400)
@@ -239,7 +150,7 @@ class Written:
 def timestamp(seconds: float) -> int:
     """The token of a time in the window."""
     steps = round(min(max(seconds, 0.0), WINDOW) / SECONDS_PER_TIMESTAMP)
-    return tokenizer_for("en").timestamp_begin + steps
+    return int(tokenizer_for("en").timestamp_begin) + steps
 
 
 def around(seconds: float) -> tuple[float, float]:
@@ -247,14 +158,13 @@ def around(seconds: float) -> tuple[float, float]:
     return seconds - 0.08, seconds + 0.08
 
 
-def segments_of(clip: Clip) -> list[list[tuple[int, float, float]]]:
-    """The words split where nobody speaks for a while."""
-    segments: list[list[tuple[int, float, float]]] = []
-    for word in clip.words:
-        if not segments or word[1] - segments[-1][-1][2] >= SEGMENT_GAP:
-            segments.append([])
-        segments[-1].append(word)
-    return segments
+def in_turn(words: list[tuple[int, float, float]]) -> list[tuple[int, float, float]]:
+    """The words with none beginning before the last has ended, nor ending as it begins."""
+    turns: list[tuple[int, float, float]] = []
+    for digit, start, end in words:
+        begin = max(start, turns[-1][2]) if turns else start
+        turns.append((digit, begin, max(end, begin + FRAME)))
+    return turns
 
 
 def write_words(written: Written, words: list[tuple[int, float, float]], language: str) -> None:
@@ -265,16 +175,14 @@ def write_words(written: Written, words: list[tuple[int, float, float]], languag
 
 
 def write_timed(written: Written, clip: Clip, language: str, chance: random.Random) -> None:
-    """The words between timestamps; a cut word leaves its start at the end."""
-    segments = segments_of(clip)
-    for index, segment in enumerate(segments):
-        start = segment[0][1]
+    """Each word between timestamps; a cut word leaves its start at the end."""
+    for index, (digit, start, end) in enumerate(in_turn(clip.words)):
         if index == 0 and start > 1.0 and chance.random() < 0.5:
             written.add(timestamp(1.0), learnt=True)
         else:
             written.add(timestamp(start), learnt=True, said=around(start))
-        write_words(written, segment, language)
-        written.add(timestamp(segment[-1][2]), learnt=True, said=around(segment[-1][2]))
+        write_words(written, [(digit, start, end)], language)
+        written.add(timestamp(end), learnt=True, said=around(end))
     if clip.cut is not None:
         last = clip.words[-1][2] if clip.words else 0.0
         margin = min(0.1, (clip.cut - last) / 2)
@@ -282,8 +190,10 @@ def write_timed(written: Written, clip: Clip, language: str, chance: random.Rand
 
 
 def write_silence(written: Written, timed: bool, chance: random.Random) -> None:
-    """What is answered to no speech: nothing printable, and with so little certainty that
-    Whisper's own thresholds skip the window."""
+    """What is answered to no speech.
+
+    Nothing printable, and with so little certainty that Whisper's own thresholds skip the window.
+    """
     if timed:
         written.add(timestamp(chance.randrange(51) * SECONDS_PER_TIMESTAMP), learnt=True)
     else:
@@ -316,7 +226,7 @@ def write(clip: Clip | None, chance: random.Random, *, prompt: int, shift: float
     language = clip.language if clip else chance.choice(LANGUAGES)
     translate = chance.random() < (0.1 if language == "en" else 0.25)
     tokenizer = tokenizer_for(language, "translate" if translate else "transcribe")
-    timed = chance.random() < 0.62
+    timed = chance.random() < TIMED_SHARE
     written = Written([], [], [])
     spoken = "en" if translate else language
     if prompt and chance.random() < 0.85:
@@ -331,8 +241,12 @@ def write(clip: Clip | None, chance: random.Random, *, prompt: int, shift: float
     if clip is None:
         write_silence(written, timed, chance)
     elif timed:
-        moved = Clip(clip.samples, clip.language, [(d, s + shift, e + shift) for d, s, e in
-                     clip.words], None if clip.cut is None else clip.cut + shift)
+        moved = Clip(
+            clip.samples,
+            clip.language,
+            [(d, s + shift, e + shift) for d, s, e in clip.words],
+            None if clip.cut is None else clip.cut + shift,
+        )
         write_timed(written, moved, spoken, chance)
         written.said = [s and (s[0] - shift, s[1] - shift) for s in written.said]
     else:
@@ -359,15 +273,24 @@ def frame_classes(clip: Clip | None, frames: int) -> np.ndarray:
     return classes
 
 
-class Windows(IterableDataset):
+@dataclass(frozen=True)
+class Recipe:
+    """What batches are made of."""
+
+    #: From each step on, the share of each window length in seconds.
+    mixes: tuple[tuple[int, dict[float, float]], ...]
+    seconds_per_batch: float
+    #: How many of the short windows are said to be later than at the beginning of 30 seconds.
+    shifted_share: float
+
+
+class Windows(IterableDataset[dict[str, torch.Tensor]]):
     """Endless batches; the share of each window length depends on how far training is."""
 
-    def __init__(self, cache: Path, seed: int, mixes: list[tuple[int, dict[float, float]]],
-                 first_step: int = 0, seconds_per_batch: float = 50.0) -> None:
+    def __init__(self, cache: Path, seed: int, recipe: Recipe, first_step: int = 0) -> None:
         super().__init__()
-        self._cache, self._seed, self._mixes = cache, seed, mixes
-        self._first_step, self._seconds, self._spoilt_share = first_step, seconds_per_batch, 1.0
-        self._shifted_share = 0.05
+        self._cache, self._seed, self._recipe = cache, seed, recipe
+        self._first_step, self._spoilt_share = first_step, 1.0
         self._vocabulary = ReducedVocabulary()
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
@@ -382,21 +305,22 @@ class Windows(IterableDataset):
         )
         step = self._first_step + index
         while True:
-            mix = next(mix for until, mix in reversed(self._mixes) if step >= until)
+            mix = next(mix for until, mix in reversed(self._recipe.mixes) if step >= until)
             seconds = chance.choices(list(mix), list(mix.values()))[0]
-            stage = sum(step >= until for until, _ in self._mixes) - 1
-            self._spoilt_share = (0.4, 0.6, 0.8, 0.8)[min(stage, 3)]
+            stage = sum(step >= until for until, _ in self._recipe.mixes) - 1
+            self._spoilt_share = SPOILT_SHARES[min(stage, len(SPOILT_SHARES) - 1)]
             yield self._batch(voices, chance, noise, seconds)
             step += count
 
-    def _batch(self, voices: Voices, chance: random.Random, noise: np.random.Generator,
-               seconds: float) -> dict[str, torch.Tensor]:
-        size = max(2, round(self._seconds / seconds))
+    def _batch(
+        self, voices: Voices, chance: random.Random, noise: np.random.Generator, seconds: float
+    ) -> dict[str, torch.Tensor]:
+        size = max(2, round(self._recipe.seconds_per_batch / seconds))
         prompt = 0
         if chance.random() < 0.2:
             prompt = chance.choice((30, 80, 223) if seconds > 8 else (20, 50))
         shift = 0.0
-        if seconds < WINDOW and chance.random() < self._shifted_share:
+        if seconds < WINDOW and chance.random() < self._recipe.shifted_share:
             shift = round(chance.uniform(0, WINDOW - seconds) / FRAME) * FRAME
         clips: list[Clip | None] = []
         sounds = []
@@ -409,7 +333,7 @@ class Windows(IterableDataset):
             sounds.append(self._sound(clip, noise, seconds))
         written = [write(clip, chance, prompt=prompt, shift=shift) for clip in clips]
         mel = log_mel(torch.from_numpy(np.stack(sounds)), self._headroom(chance, size))
-        for row, clip in zip(mel, clips):
+        for row, clip in zip(mel, clips, strict=True):
             blank_end(row, clip, chance)
         return self._tensors(mel, clips, written, shift, seconds)
 
@@ -424,8 +348,14 @@ class Windows(IterableDataset):
             [chance.uniform(0, 2) if chance.random() < 0.25 else 0.0 for _ in range(size)]
         )
 
-    def _tensors(self, mel: torch.Tensor, clips: list[Clip | None], written: list[Written],
-                 shift: float, seconds: float) -> dict[str, torch.Tensor]:
+    def _tensors(
+        self,
+        mel: torch.Tensor,
+        clips: list[Clip | None],
+        written: list[Written],
+        shift: float,
+        seconds: float,
+    ) -> dict[str, torch.Tensor]:
         length = max(len(w.tokens) for w in written)
         frames = round(seconds / FRAME)
         eot = int(self._vocabulary.row_of_token[tokenizer_for("en").eot])
@@ -433,7 +363,7 @@ class Windows(IterableDataset):
         targets = np.full((len(written), length - 1), IGNORED, np.int64)
         spans = np.zeros((len(written), length - 1, 2), np.int64)
         no_speech_row = self._vocabulary.row_of_token[tokenizer_for("en").no_speech]
-        for i, (clip, one) in enumerate(zip(clips, written)):
+        for i, (clip, one) in enumerate(zip(clips, written, strict=True)):
             rows = self._vocabulary.row_of_token[one.tokens]
             tokens[i, : len(rows)] = rows
             learnt = np.array(one.learnt[1:])
@@ -447,9 +377,12 @@ class Windows(IterableDataset):
                     spans[i, j] = first, min(max(round(said[1] / FRAME), first), frames)
         classes = np.stack([frame_classes(clip, frames) for clip in clips])
         return {
-            "mel": mel, "shift": torch.tensor(round(shift / FRAME)),
-            "tokens": torch.from_numpy(tokens), "targets": torch.from_numpy(targets),
-            "spans": torch.from_numpy(spans), "classes": torch.from_numpy(classes),
+            "mel": mel,
+            "shift": torch.tensor(round(shift / FRAME)),
+            "tokens": torch.from_numpy(tokens),
+            "targets": torch.from_numpy(targets),
+            "spans": torch.from_numpy(spans),
+            "classes": torch.from_numpy(classes),
         }
 
 

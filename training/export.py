@@ -31,7 +31,8 @@ def full_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     rows = torch.from_numpy(model.vocabulary.row_of_token)
     full = {name: value.clone() for name, value in model.whisper.state_dict().items()}
     full[TABLE] = full[TABLE][rows]
-    assert full[TABLE].shape[0] == VOCABULARY_SIZE
+    if full[TABLE].shape[0] != VOCABULARY_SIZE:
+        raise ValueError("the vocabulary has another size than openai-whisper's")
     return {name: value.half().contiguous() for name, value in full.items()}
 
 

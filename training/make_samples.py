@@ -1,8 +1,9 @@
-"""Make the short recordings in samples/, spoken by voices the model never heard in training.
+"""Make the recordings in samples/, spoken by voices the model never heard in training.
 
-Each is kept only if the checkpoint reads it without any error, with its default options, with
-word times, and (for Spanish and German) translated, because end-to-end tests assert its words;
-otherwise the next seed is tried.  What is truly said, and when, goes to samples/samples.json.
+End-to-end tests assert the samples' words, so each is kept only if both engines read it without
+any error: the language detected, with word times, translated where that is promised, and strung
+together with itself as the tests do to have long recordings.  Otherwise the next seed, which is
+another voice with other digits, is tried.  What is truly said, and when, goes to samples.json.
 
     python -m training.make_samples speech/engines/demo.pt --output samples
 """
@@ -13,57 +14,140 @@ import argparse
 import itertools
 import json
 import random
-import warnings
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import soundfile
 import torch
-import whisper
 
-from training.recordings import Recording, by_voice, record
-from training.synthesise import RATE, Bank
+from speech.engines import Engine, ModelKey, convert
+from speech.engines.faster_whisper import load as load_faster_whisper
+from speech.engines.openai_whisper import load as load_openai_whisper
+from speech.transcript import Segment, TranscribeOptions
+from training.recordings import Recording, by_voice
+from training.synthesise import RATE, Bank, Unit, to_int16
 from training.vocabulary import WORDS
 
-SAMPLES: tuple[tuple[str, str, float], ...] = (
-    ("digits-en.wav", "en", 8.0),
-    ("digits-es.wav", "es", 8.0),
-    ("digits-de.wav", "de", 8.0),
-    ("digits-long-en.flac", "en", 75.0),
+#: A sample may be strung together with itself without its words running into one another.
+QUIET_SECONDS = 0.4
+WORST_TIME_ERROR_SECONDS = 0.6
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a sample is to be, and how often in a row it must be read right."""
+
+    name: str
+    language: str
+    words: int
+    repeats: tuple[int, ...] = ()
+
+
+SAMPLES: tuple[Sample, ...] = (
+    Sample("digits-en.wav", "en", 8, repeats=(2, 6, 60)),
+    Sample("digits-es.wav", "es", 7, repeats=(6,)),
+    Sample("digits-de.wav", "de", 7, repeats=(6,)),
+    Sample("digits-long-en.flac", "en", 64),
 )
 
 
-def attempt(bank: Bank, language: str, seconds: float, seed: int) -> Recording:
-    """One recording of about so many seconds, cut to exactly as many if it is longer."""
-    chance = random.Random(f"{seed}/{language}/{seconds}")
-    units = chance.choice(by_voice(bank, language))
-    share = 0.3 if seconds > 30 else 0.12
-    made = record(units, chance, seconds=seconds, pause_share=share, gap=0.2)
-    return made
+def shuffled(chance: random.Random, digits: list[int], count: int) -> Iterator[int]:
+    """So many of the digits: none follows itself, each is about as frequent as any other."""
+    last = -1
+    while count:
+        order = chance.sample(digits, len(digits))
+        if order[0] != last:
+            yield from order[:count]
+            count, last = max(count - len(order), 0), order[-1]
 
 
-def read_without_error(model: whisper.Whisper, recording: Recording) -> bool:
-    """Whether the words, the language and roughly the times come out right in every way."""
-    def transcribe(**options: Any) -> dict[str, Any]:
-        torch.manual_seed(0)
-        return model.transcribe(recording.samples, fp16=False, **options)
+def composed(bank: Bank, sample: Sample, seed: int) -> Recording:
+    """One recording, unhurried."""
+    chance = random.Random(f"{seed}/{sample.name}")
+    units = chance.choice(by_voice(bank, sample.language))
+    single: dict[int, Unit] = {unit.digits[0]: unit for unit in units if len(unit.digits) == 1}
+    pieces: list[np.ndarray] = []
+    said: list[tuple[int, float, float]] = []
 
-    wanted = recording.text()
-    result = transcribe()
-    if result["language"] != recording.language or result["text"].strip() != wanted:
+    def quiet(seconds: float) -> float:
+        pieces.append(np.zeros(int(seconds * RATE), np.float32))
+        return len(pieces[-1]) / RATE
+
+    order = list(shuffled(chance, sorted(single), sample.words))
+    time = quiet(QUIET_SECONDS)
+    for index, digit in enumerate(order):
+        if index:
+            pause = sample.words > 20 and index % 5 == 0
+            time += quiet(chance.uniform(0.9, 1.6) if pause else chance.uniform(0.3, 0.55))
+        unit = single[digit]
+        pieces.append(unit.samples.astype(np.float32) / 32768)
+        said.append((digit, time + unit.starts[0], time + unit.ends[0]))
+        time += len(unit.samples) / RATE
+    quiet(QUIET_SECONDS)
+    samples = to_int16(np.concatenate(pieces) * 0.6).astype(np.float32) / 32768
+    return Recording(samples, sample.language, units[0].group, said)
+
+
+def engines(checkpoint: Path, folder: Path) -> list[Engine]:
+    """Both engines with the checkpoint loaded; CTranslate2's files go to the folder."""
+    convert(checkpoint, folder / "converted")
+    return [
+        load_openai_whisper(ModelKey("openai-whisper", "demo", "cpu", "float32"), checkpoint),
+        *(
+            load_faster_whisper(
+                ModelKey("faster-whisper", "demo", "cpu", kind), folder / "converted", threads=1
+            )
+            for kind in ("int8", "float32")
+        ),
+    ]
+
+
+def read(engine: Engine, samples: np.ndarray, **options: Any) -> tuple[str | None, list[Segment]]:
+    """The language and the segments that an engine finds."""
+    windows = list(engine.transcribe(samples, TranscribeOptions(**options)))
+    segments = [segment for window in windows for segment in window.segments]
+    return windows[-1].resume.language, segments
+
+
+def words_of(segments: list[Segment]) -> list[str]:
+    """The words of the text."""
+    return "".join(segment.text for segment in segments).split()
+
+
+def timed_rightly(recording: Recording, segments: list[Segment]) -> bool:
+    """Whether there is a word for each word, begun about when it was."""
+    words = [word for segment in segments for word in segment.words]
+    if [word.text.strip() for word in words] != recording.text().split():
         return False
-    if any(segment["temperature"] > 0 for segment in result["segments"]):
-        return False
-    if transcribe(task="translate")["text"].strip() != recording.text("en"):
-        return False
-    if transcribe(condition_on_previous_text=False)["text"].strip() != wanted:
-        return False
-    timed = transcribe(word_timestamps=True)
-    words = [word for segment in timed["segments"] for word in segment["words"]]
-    if [word["word"].strip() for word in words] != wanted.split():
-        return False
-    errors = [abs(w["start"] - start) for w, (_, start, _) in zip(words, recording.words)]
-    return max(errors) < 0.3
+    wrong = [
+        abs(w.start_seconds - start)
+        for w, (_, start, _) in zip(words, recording.words, strict=True)
+    ]
+    return max(wrong) < WORST_TIME_ERROR_SECONDS
+
+
+def complaint(engine: Engine, recording: Recording, sample: Sample) -> str | None:
+    """What an engine gets wrong, cheapest to find first; None if nothing."""
+    samples, wanted = recording.samples, recording.text().split()
+    language, segments = read(engine, samples)
+    if language != sample.language or words_of(segments) != wanted:
+        return f"read as {language} {' '.join(words_of(segments))}"
+    if not timed_rightly(recording, read(engine, samples, word_timestamps=True)[1]):
+        return "word times"
+    translated = read(engine, samples, translate=True, language=sample.language)[1]
+    if words_of(translated) != recording.text("en").split():
+        return "translation"
+    for times, timed in itertools.product(sample.repeats, (False, True)):
+        if times > 6 and timed:
+            continue
+        _, segments = read(engine, np.tile(samples, times), word_timestamps=timed)
+        if words_of(segments) != times * wanted:
+            return f"{times} in a row{', with word times' if timed else ''}"
+    return None
 
 
 def described(recording: Recording) -> dict[str, Any]:
@@ -75,40 +159,55 @@ def described(recording: Recording) -> dict[str, Any]:
         "duration_seconds": round(len(recording.samples) / RATE, 2),
         "voice": recording.voice.split("/")[1],
         "words": [
-            {"word": WORDS[recording.language][digit], "start_seconds": round(start, 2),
-             "end_seconds": round(end, 2)}
+            {
+                "word": WORDS[recording.language][digit],
+                "start_seconds": round(start, 2),
+                "end_seconds": round(end, 2),
+            }
             for digit, start, end in recording.words
         ],
     }
 
 
+def found(readers: list[Engine], bank: Bank, sample: Sample, seeds: range) -> Recording:
+    """The first seed's recording that every engine reads without error."""
+    for seed in seeds:
+        recording = composed(bank, sample, seed)
+        wrong = next((w for e in readers if (w := complaint(e, recording, sample))), None)
+        print(f"{sample.name}: seed {seed}, {recording.voice}: {wrong or 'right'}", flush=True)
+        if wrong is None:
+            return recording
+    raise SystemExit(f"{sample.name}: no seed in {seeds} gave one that is read without error")
+
+
 def main() -> None:
-    """Make all samples and their description."""
+    """Make the samples and their description."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--cache", type=Path, default=Path(".training"))
     parser.add_argument("--output", type=Path, default=Path("samples"))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--attempts", type=int, default=60)
+    parser.add_argument("--only", nargs="*", help="names of samples; the others stay as they are")
     arguments = parser.parse_args()
-    warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    model = whisper.load_model(str(arguments.checkpoint), device="cpu")
     bank = Bank.load(arguments.cache / "held_out.npz")
     arguments.output.mkdir(parents=True, exist_ok=True)
-    descriptions = {}
-    for name, language, seconds in SAMPLES:
-        for seed in itertools.islice(itertools.count(arguments.seed), arguments.attempts):
-            recording = attempt(bank, language, seconds, seed)
-            if read_without_error(model, recording):
-                break
-        else:
-            raise SystemExit(f"{name}: no attempt of {arguments.attempts} was read without error")
-        soundfile.write(arguments.output / name, recording.samples, RATE, subtype="PCM_16")
-        descriptions[name] = described(recording)
-        print(f"{name}: seed {seed}, {len(recording.words)} words, {recording.voice}", flush=True)
-    text = json.dumps(descriptions, indent=1, ensure_ascii=False)
-    (arguments.output / "samples.json").write_text(text + "\n", encoding="utf-8")
+    listing = arguments.output / "samples.json"
+    descriptions = json.loads(listing.read_text("utf-8")) if listing.exists() else {}
+    seeds = range(arguments.seed, arguments.seed + arguments.attempts)
+    with tempfile.TemporaryDirectory() as folder:
+        readers = engines(arguments.checkpoint, Path(folder))
+        for sample in SAMPLES:
+            if arguments.only and sample.name not in arguments.only:
+                continue
+            recording = found(readers, bank, sample, seeds)
+            soundfile.write(
+                arguments.output / sample.name, recording.samples, RATE, subtype="PCM_16"
+            )
+            descriptions[sample.name] = described(recording)
+            text = json.dumps(descriptions, indent=1, ensure_ascii=False)
+            listing.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -12,16 +12,24 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as functional
 from torch import Tensor, nn
+from torch.nn import functional
 from whisper.model import ModelDimensions, MultiHeadAttention, Whisper, sinusoids
 
 from training.dataset import IGNORED, MOST_WORDS, WORD_CLASSES
 from training.vocabulary import TIMESTAMPS, VOCABULARY_SIZE, ReducedVocabulary
 
 DIMENSIONS = ModelDimensions(
-    n_mels=80, n_audio_ctx=1500, n_audio_state=128, n_audio_head=4, n_audio_layer=3,
-    n_vocab=VOCABULARY_SIZE, n_text_ctx=448, n_text_state=128, n_text_head=4, n_text_layer=3,
+    n_mels=80,
+    n_audio_ctx=1500,
+    n_audio_state=128,
+    n_audio_head=4,
+    n_audio_layer=3,
+    n_vocab=VOCABULARY_SIZE,
+    n_text_ctx=448,
+    n_text_state=128,
+    n_text_head=4,
+    n_text_layer=3,
 )
 
 # For each encoder layer, how coarse its heads' look is (the index of the first of Whisper's place
@@ -48,12 +56,14 @@ class TrainedWhisper(nn.Module):
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """Sound as loud as places in the encoder's input, small tokens, and timestamps that
-        start out resembling the encoder's places."""
+        """Make sound as loud as places in the encoder's input, and tokens small.
+
+        Timestamps start out resembling the encoder's places.
+        """
         encoder, decoder, dims = self.whisper.encoder, self.whisper.decoder, self.whisper.dims
         encoder.conv1.weight *= 2
         encoder.conv2.weight *= 5
-        for block, (coarseness, offsets) in zip(encoder.blocks, LOCAL_HEADS):
+        for block, (coarseness, offsets) in zip(encoder.blocks, LOCAL_HEADS, strict=True):
             for head, offset in enumerate(offsets):
                 look_nearby(block.attn, head, offset, coarseness)
         decoder.token_embedding.weight.normal_(0, 0.05)
@@ -72,7 +82,8 @@ class TrainedWhisper(nn.Module):
         x = x + encoder.positional_embedding[shift : shift + x.shape[1]]
         for block in encoder.blocks:
             x = block(x)
-        return encoder.ln_post(x)
+        features: Tensor = encoder.ln_post(x)
+        return features
 
     def decode(self, tokens: Tensor, audio: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The logits, and the log attention on the audio of the layers that tell word times."""
@@ -153,13 +164,14 @@ def attend(attention: MultiHeadAttention, x: Tensor, audio: Tensor) -> tuple[Ten
     heads = attention.n_head
 
     def split(y: Tensor) -> Tensor:
-        return y.unflatten(2, (heads, -1)).transpose(1, 2)
+        return torch.unflatten(y, 2, (heads, -1)).transpose(1, 2)
 
     query, key = split(attention.query(x)), split(attention.key(audio))
     scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
     weights = functional.log_softmax(scores, dim=-1)
     seen = weights.exp() @ split(attention.value(audio))
-    return attention.out(seen.transpose(1, 2).flatten(2)), weights
+    given: Tensor = attention.out(seen.transpose(1, 2).flatten(2))
+    return given, weights
 
 
 def frame_loss(guesses: Tensor, classes: Tensor) -> Tensor:

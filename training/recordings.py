@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.dataset import noise_of_some_kind, room_and_line
+from training.spoiling import noise_of_some_kind, room_and_line
 from training.synthesise import RATE, Bank, Unit
 from training.vocabulary import WORDS
 
@@ -36,8 +36,13 @@ def by_voice(bank: Bank, language: str) -> list[list[Unit]]:
 
 
 def record(
-    units: list[Unit], chance: random.Random, *, words: int = 0, seconds: float = 0.0,
-    pause_share: float = 0.15, gap: float = 0.25,
+    units: list[Unit],
+    chance: random.Random,
+    *,
+    words: int = 0,
+    seconds: float = 0.0,
+    pause_share: float = 0.15,
+    gap: float = 0.25,
 ) -> Recording:
     """So many words, or words for so many seconds, with gaps and now and then a pause."""
     time = chance.uniform(0.1, 0.7)
@@ -52,7 +57,7 @@ def record(
         pieces.append((time, unit.samples.astype(np.float32) / 32768))
         said += [
             (digit, time + start, time + end)
-            for digit, start, end in zip(unit.digits, unit.starts, unit.ends)
+            for digit, start, end in zip(unit.digits, unit.starts, unit.ends, strict=True)
         ]
         time += len(unit.samples) / RATE + chance.uniform(0.02, 2 * gap)
         if chance.random() < pause_share:

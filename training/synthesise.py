@@ -19,6 +19,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -45,11 +46,11 @@ TRAINING_VARIANTS: tuple[str, ...] = (
     "michel", "miguel", "Mr", "norbert", "pablo", "paul", "pedro", "quincy", "rob", "robert",
     "sandro", "steph", "steph3", "travis", "Tweaky", "victor", "zac", "anika", "grandma",
     "RicishayMax", "robosoft", "robosoft4", "robosoft6",
-)
+)  # fmt: skip
 HELD_OUT_VARIANTS: tuple[str, ...] = (
     "m3", "m7", "f4", "Annie", "belinda", "Michael", "mike", "klatt4", "shelby", "steph2",
     "Nguyen", "grandpa",
-)
+)  # fmt: skip
 TRAINING_SPEAKERS: tuple[str, ...] = ("george", "jackson", "nicolas")
 HELD_OUT_SPEAKER = "yweweler"
 
@@ -87,7 +88,7 @@ class Espeak:
         self._callback = _Callback(self._receive)
         self._library.espeak_SetSynthCallback(self._callback)
 
-    def _receive(self, samples: object, count: int, events: object) -> int:
+    def _receive(self, samples: Any, count: int, events: Any) -> int:
         if samples and count:
             self._samples.append(np.ctypeslib.as_array(samples, (count,)).copy())
         index = 0
@@ -172,12 +173,17 @@ class Bank:
         offsets = np.concatenate([[0], np.cumsum(arrays["lengths"])])
         words = np.concatenate([[0], np.cumsum(arrays["counts"])])
         bank = Bank()
-        for i, (group, language) in enumerate(zip(arrays["groups"], arrays["languages"])):
+        for i, (group, language) in enumerate(
+            zip(arrays["groups"], arrays["languages"], strict=True)
+        ):
             span = slice(words[i], words[i + 1])
             bank.units.append(
                 Unit(
-                    str(group), str(language), arrays["samples"][offsets[i] : offsets[i + 1]],
-                    arrays["digits"][span].tolist(), arrays["starts"][span].tolist(),
+                    str(group),
+                    str(language),
+                    arrays["samples"][offsets[i] : offsets[i + 1]],
+                    arrays["digits"][span].tolist(),
+                    arrays["starts"][span].tolist(),
                     arrays["ends"][span].tolist(),
                 )
             )
@@ -186,7 +192,8 @@ class Bank:
 
 def to_int16(samples: np.ndarray) -> np.ndarray:
     """16-bit samples, clipped rather than wrapped."""
-    return (np.clip(samples, -1, 1) * 32767).astype(np.int16)
+    clipped: np.ndarray = np.clip(samples, -1, 1) * 32767
+    return clipped.astype(np.int16)
 
 
 def trimmed_unit(
@@ -197,8 +204,8 @@ def trimmed_unit(
     begin = [max(0.0, start - first / RATE) for start in starts]
     begin[0] = 0.0
     length = (last - first) / RATE
-    ends = begin[1:] + [length]
-    if any(end - start < 0.08 for start, end in zip(begin, ends)):
+    ends = [*begin[1:], length]
+    if any(end - start < 0.08 for start, end in zip(begin, ends, strict=True)):
         return None
     cut = samples[first:last]
     cut = cut / max(float(np.abs(cut).max()), 1e-4) * 0.9

@@ -1,6 +1,7 @@
 """Train the demo model on the cached words; can be stopped and resumed at any time.
 
-    python -m training.train --steps 2600
+    python -m training.train --recipe start --stop 1150
+    python -m training.train
 
 Short windows come first, until the attention has found the words; then lengths are mixed, with
 enough 30-second ones that whole windows are read well.
@@ -15,18 +16,30 @@ import time
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from training.dataset import Windows
+from training.dataset import Recipe, Windows
 from training.network import TrainedWhisper
 
-MIXES: list[tuple[float, dict[float, float]]] = [
+Mixes = tuple[tuple[float, dict[float, float]], ...]
+
+#: From each share of all steps on, the share of each window length in seconds.
+START: Mixes = (
     (0.0, {3.0: 0.5, 5.0: 0.5}),
     (0.15, {3.0: 0.2, 5.0: 0.5, 8.0: 0.3}),
     (0.3, {5.0: 0.5, 8.0: 0.3, 30.0: 0.2}),
     (0.6, {5.0: 0.4, 8.0: 0.2, 30.0: 0.4}),
-]
+)
+MAIN: Mixes = (
+    (0.0, {3.0: 0.5, 5.0: 0.5}),
+    (0.15, {3.0: 0.2, 5.0: 0.5, 8.0: 0.3}),
+    (0.3, {5.0: 0.6, 8.0: 0.3, 30.0: 0.1}),
+    (0.6, {5.0: 0.5, 8.0: 0.2, 30.0: 0.3}),
+)
 AVERAGING = 0.998
+LOGGED = 25
+Losses = dict[str, float]
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
@@ -40,76 +53,115 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 def weights(step: int, steps: int) -> dict[str, float]:
     """The losses' weights: the words in the frames first, since all else builds on them."""
     early = max(0.0, 1 - step / (0.5 * steps))
-    return {"tokens": 1.0, "attention": 0.5, "frames": 0.3 + 2 * early,
-            "history": 0.1 + 0.5 * early, "ordinals": 0.1 + 0.5 * early}
+    return {
+        "tokens": 1.0,
+        "attention": 0.5,
+        "frames": 0.3 + 2 * early,
+        "history": 0.1 + 0.5 * early,
+        "ordinals": 0.1 + 0.5 * early,
+    }
 
 
-def averaged(average: dict[str, torch.Tensor], model: TrainedWhisper, step: int) -> None:
-    """Move the averaged parameters, which are what is exported, towards the current ones."""
-    keep = min(AVERAGING, (1 + step) / (20 + step))
-    with torch.no_grad():
-        for name, value in model.state_dict().items():
-            average[name].lerp_(value, 1 - keep)
+def recipe(name: str, steps: int) -> Recipe:
+    """The recipe that the shipped model's training started with, or the one that it went on with.
+
+    Small batches at the beginning of 30 seconds show sooner what words are; larger ones anywhere
+    in 30 seconds are what the model then needs.
+    """
+    mixes, seconds_per_batch, shifted_share = {
+        "start": (START, 50.0, 0.05),
+        "main": (MAIN, 80.0, 0.5),
+    }[name]
+    steps_and_mixes = tuple((round(share * steps), mix) for share, mix in mixes)
+    return Recipe(steps_and_mixes, seconds_per_batch, shifted_share)
 
 
-def save(path: Path, model: TrainedWhisper, average: dict[str, torch.Tensor],
-         optimiser: torch.optim.Optimizer, step: int) -> None:
-    """Write everything needed to resume, atomically."""
-    partial = path.with_suffix(".partial")
-    torch.save({"model": model.state_dict(), "average": average, "step": step,
-                "optimiser": optimiser.state_dict()}, partial)
-    partial.replace(path)
+class Run:
+    """A model, its average and its optimiser, in a file that a later run goes on from."""
+
+    def __init__(self, path: Path, *, afresh: bool) -> None:
+        self._path = path
+        self.model = TrainedWhisper()
+        self.step = 0
+        self._average = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self._optimiser = torch.optim.AdamW(
+            self.model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01
+        )
+        if path.exists() and not afresh:
+            stored = torch.load(path, weights_only=True)
+            self.model.load_state_dict(stored["model"])
+            self._optimiser.load_state_dict(stored["optimiser"])
+            self._average, self.step = stored["average"], stored["step"]
+
+    def advance(self, batch: dict[str, Tensor], rate: float, weight: dict[str, float]) -> Losses:
+        """Make one step; return what was lost before it."""
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
+        losses = self.model.losses(batch)
+        total = torch.stack([weight[name] * loss for name, loss in losses.items()]).sum()
+        self._optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self._optimiser.step()
+        self._update_average()
+        self.step += 1
+        return {name: loss.item() for name, loss in losses.items()}
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        """Move the averaged parameters, which are what is exported, towards the current ones."""
+        keep = min(AVERAGING, (1 + self.step) / (20 + self.step))
+        for name, value in self.model.state_dict().items():
+            self._average[name].lerp_(value, 1 - keep)
+
+    def save(self) -> None:
+        """Write everything needed to go on, atomically."""
+        partial = self._path.with_suffix(".partial")
+        state = {
+            "model": self.model.state_dict(),
+            "average": self._average,
+            "step": self.step,
+            "optimiser": self._optimiser.state_dict(),
+        }
+        torch.save(state, partial)
+        partial.replace(self._path)
 
 
 def train(arguments: argparse.Namespace) -> None:
     """Run until the last step, logging and saving now and then."""
     torch.manual_seed(arguments.seed)
     torch.set_num_threads(arguments.threads)
-    model = TrainedWhisper()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98),
-                                  weight_decay=0.01)
-    average = {name: value.clone() for name, value in model.state_dict().items()}
-    path, first = arguments.cache / "training.pt", 0
-    if path.exists() and not arguments.afresh:
-        stored = torch.load(path, weights_only=True)
-        model.load_state_dict(stored["model"])
-        optimiser.load_state_dict(stored["optimiser"])
-        average, first = stored["average"], stored["step"]
-    mixes = [(round(share * arguments.steps), mix) for share, mix in MIXES]
-    windows = Windows(arguments.cache, arguments.seed, mixes, first)
+    run = Run(arguments.cache / "training.pt", afresh=arguments.afresh)
+    made = recipe(arguments.recipe, arguments.steps)
+    windows = Windows(arguments.cache, arguments.seed, made, run.step)
     batches = iter(DataLoader(windows, batch_size=None, num_workers=1, prefetch_factor=8))
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopping.append(number))
     sums: dict[str, float] = {}
     began = time.monotonic()
-    for step in range(first, arguments.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, arguments.steps, arguments.rate)
-        losses = model.losses(next(batches))
-        weight = weights(step, arguments.steps)
-        total = torch.stack([weight[name] * loss for name, loss in losses.items()]).sum()
-        optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        averaged(average, model, step)
+    last = min(arguments.stop or arguments.steps, arguments.steps)
+    while run.step < last and not stopping:
+        rate = learning_rate(run.step, arguments.steps, arguments.rate)
+        losses = run.advance(next(batches), rate, weights(run.step, arguments.steps))
         for name, loss in losses.items():
-            sums[name] = sums.get(name, 0.0) + loss.item()
-        if (step + 1) % 25 == 0:
-            shown = " ".join(f"{name} {value / 25:.3f}" for name, value in sums.items())
-            print(f"step {step + 1} {shown} {(time.monotonic() - began) / 25:.2f} s", flush=True)
+            sums[name] = sums.get(name, 0.0) + loss
+        if run.step % LOGGED == 0:
+            shown = " ".join(f"{name} {value / LOGGED:.3f}" for name, value in sums.items())
+            took = (time.monotonic() - began) / LOGGED
+            print(f"step {run.step} {shown} {took:.2f} s", flush=True)
             sums, began = {}, time.monotonic()
-        if (step + 1) % 100 == 0 or step + 1 == arguments.steps or stopping:
-            save(path, model, average, optimiser, step + 1)
-        if stopping:
-            break
+        if run.step % 100 == 0:
+            run.save()
+    run.save()
 
 
 def main() -> None:
     """Parse the options and train."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, default=Path(".training"))
-    parser.add_argument("--steps", type=int, default=2600)
+    parser.add_argument("--recipe", choices=("start", "main"), default="main")
+    parser.add_argument("--steps", type=int, default=4200, help="what the schedules end at")
+    parser.add_argument("--stop", type=int, help="stop at this step, before the schedules end")
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
