@@ -114,6 +114,8 @@ class ModelSpec:
     #: Text that the model is less sure of is decoded once more. ``demo`` writes two timestamps for
     #: each word, and is never sure to the hundredth of a second.
     avg_logprob_limit: float = -1.0
+    #: Whether the text so far helps with the next window. ``demo`` loses its place over it.
+    takes_previous_text: bool = True
 
     @property
     def multilingual(self) -> bool:
@@ -161,6 +163,7 @@ _SPECS = (
         parameters=4_000_000,
         compression_ratio_limit=math.inf,
         avg_logprob_limit=-math.inf,
+        takes_previous_text=False,
     ),
     ModelSpec(
         name="tiny.en",

@@ -82,6 +82,7 @@ class FasterWhisper:
         Text at a temperature above 0 is drawn from CTranslate2's own random generator, which cannot
         be set back: another run may draw another text where the greedy one was poor.
         """
+        options = windows.suited(options, catalogue.resolve(self.key.model))
         return windows.run(partial(self._start, samples, options, resume), options)
 
     def close(self) -> None:

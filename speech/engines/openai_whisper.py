@@ -87,6 +87,7 @@ class OpenAIWhisper:
         Text at a temperature above 0 is drawn with a seed that the window's place gives: another
         run on the same kind of device, also one that was resumed, draws the same.
         """
+        options = windows.suited(options, catalogue.resolve(self.key.model))
         return windows.run(
             partial(self._start, samples, options, resume),
             options,

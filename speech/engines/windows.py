@@ -112,6 +112,12 @@ def run(
         yield window
 
 
+def suited(options: TranscribeOptions, spec: ModelSpec) -> TranscribeOptions:
+    """The options, less what the model cannot do."""
+    follows = options.condition_on_previous_text and spec.takes_previous_text
+    return replace(options, condition_on_previous_text=follows)
+
+
 def first_state(
     spec: ModelSpec, options: TranscribeOptions, detect: Callable[[], tuple[str, float]]
 ) -> ResumeState:

@@ -282,3 +282,13 @@ def test_an_english_only_model_hears_english():
 def test_a_language_that_the_model_does_not_know_is_refused():
     with pytest.raises(errors.InvalidRequest):
         windows.first_state(resolve("medium"), TranscribeOptions(language="yue"), pytest.fail)
+
+
+def test_the_demo_model_is_not_told_what_was_said_before():
+    assert not windows.suited(TranscribeOptions(), resolve("demo")).condition_on_previous_text
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_other_models_are_told_it_as_the_client_wishes(follows):
+    options = TranscribeOptions(condition_on_previous_text=follows)
+    assert windows.suited(options, resolve("base")) == options
