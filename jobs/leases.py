@@ -170,6 +170,7 @@ class LeaseKeeper:
                 hold.stop(CancelRequested())
 
     def _say(self, session: Session, *, running: int) -> None:
+        session.connection()  # that the database is away is said by what this raises
         # leases must not be lost over statistics
         try:
             with session.begin_nested():

@@ -350,6 +350,10 @@ def own_database(database_url: str) -> Sessions:
     return sessionmaker(create_engine(database_url, poolclass=NullPool), expire_on_commit=False)
 
 
+def unknown_lease() -> Lease:
+    return Lease(job_id=uuid.uuid4(), epoch=1, worker_name="w1", attempt=1)
+
+
 @contextmanager
 def away(server: PostgresServer, sessions: Sessions) -> Iterator[None]:
     """Let the database refuse every connection for the length of the block."""
@@ -363,16 +367,26 @@ def away(server: PostgresServer, sessions: Sessions) -> Iterator[None]:
             execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
 
 
+@pytest.mark.parametrize("jobs", [0, 1])
+def test_a_beat_says_that_the_database_is_away(
+    jobs: int, own_database: Sessions, postgres_server: PostgresServer
+) -> None:
+    keeper = Process(own_database).keeper()
+    with ExitStack() as stack:
+        for _ in range(jobs):
+            stack.enter_context(keeper.hold(unknown_lease()))
+        stack.enter_context(away(postgres_server, own_database))
+        with pytest.raises(SQLAlchemyError):
+            keeper.beat()
+
+
 def test_a_database_that_is_away_stops_no_work_and_leases_go_on_afterwards(
     own_database: Sessions, postgres_server: PostgresServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     process = Process(own_database)
     keeper = process.keeper(heartbeat_seconds=0.01)
-    lease = Lease(job_id=uuid.uuid4(), epoch=1, worker_name="w1", attempt=1)
-    with keeper.hold(lease) as hold:
+    with keeper.hold(unknown_lease()) as hold:
         with away(postgres_server, own_database):
-            with pytest.raises(SQLAlchemyError):
-                keeper.beat()
             with beating(keeper):
                 eventually(lambda: caplog.messages.count("heartbeat failed") >= 2)
             hold.check()
