@@ -50,7 +50,10 @@ def decode(cursor: str | None, *, of: str) -> Place | None:
     if not hmac.compare_digest(tag, _tag(place, of)):
         raise BadCursor
     microseconds, job_id = PLACE.unpack(place)
-    return Place(EPOCH + microseconds * MICROSECOND, uuid.UUID(bytes=job_id))
+    try:
+        return Place(EPOCH + microseconds * MICROSECOND, uuid.UUID(bytes=job_id))
+    except OverflowError:
+        raise BadCursor from None
 
 
 def next_link(request: Request, cursor: str) -> str:

@@ -1,5 +1,6 @@
 """Cursors fit the list that they came from, and no other."""
 
+import base64
 from datetime import UTC, datetime
 
 import pytest
@@ -44,3 +45,12 @@ def test_a_cursor_that_was_tampered_with_is_refused(at):
 def test_garbage_is_refused(cursor):
     with pytest.raises(BadCursor):
         cursors.decode(cursor, of="mine")
+
+
+@pytest.mark.parametrize("microseconds", [2**63 - 1, -(2**63)])
+def test_a_forged_cursor_of_another_aeon_is_refused(microseconds):
+    raw = cursors.PLACE.pack(microseconds, uuid7().bytes)
+    forged = base64.urlsafe_b64encode(raw + cursors._tag(raw, "mine")).decode()
+
+    with pytest.raises(BadCursor):
+        cursors.decode(forged, of="mine")

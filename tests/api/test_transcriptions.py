@@ -1,7 +1,6 @@
 """Submitting, and the first version's words for asking and cancelling."""
 
 import hashlib
-import uuid
 from typing import Any
 
 import pytest
@@ -143,9 +142,9 @@ def test_priority_high_is_refused_to_keys_that_may_not(client, make_key):
         ("initial_prompt", "x" * 60_000, "invalid_request"),
         ("initial_prompt", "x" * 2**20, "invalid_request"),
         ("metadata", '{"name": "\\ud800"}', "invalid_request"),
-        ("owner_id", str(uuid.uuid4()), "invalid_request"),
+        ("owner_id", "550e8400-e29b-41d4-a716-446655440000", "invalid_request"),
         ("status", "completed", "invalid_request"),
-        ("id", str(uuid.uuid4()), "invalid_request"),
+        ("id", "550e8400-e29b-41d4-a716-446655440000", "invalid_request"),
         ("temperature", "-1", "invalid_request"),
     ],
 )
