@@ -15,12 +15,15 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from queue import Empty
 from typing import Any, Final
 
 import redis
 from celery import Celery
 from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
+from kombu.transport import TRANSPORT_ALIASES
+from kombu.transport import redis as redis_transport
 
 from config import QUEUES, Settings
 
@@ -40,6 +43,9 @@ BREAKER_SECONDS = 5.0
 #: busy, and so few that a newly urgent or another owner's job does not wait behind a backlog.
 WINDOW_KEY: Final = "transcription:window"
 DEFAULT_WINDOW: Final = 8
+
+#: What reading rubbish raises: no JSON, no text, no fields, no object.
+UNREADABLE: Final = (ValueError, KeyError, TypeError, AttributeError)
 
 TRANSPORT_OPTIONS: Final[dict[str, Any]] = {
     # kombu's default, round_robin, knows no priority at all; `priority` keeps the order of the
@@ -91,8 +97,31 @@ CONFIGURATION: Final[dict[str, Any]] = {
 }
 
 
+class Channel(redis_transport.Channel):
+    """Kombu's, which drops what it cannot read.
+
+    What is not a message of Celery's (by hand, by mistake, by another program) would otherwise end
+    kombu's loop, and the worker with it.
+    """
+
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)  # type: ignore[misc] # untyped
+        except UNREADABLE as error:
+            logger.warning("unreadable message dropped", extra={"error": type(error).__name__})
+            raise Empty from None
+
+
+class Transport(redis_transport.Transport):
+    """Redis, through such channels."""
+
+    Channel = Channel
+
+
 def make_celery(settings: Settings) -> Celery:
     """Build the Celery instance; it connects when first used."""
+    for scheme in ("redis", "rediss"):
+        TRANSPORT_ALIASES[scheme] = "celery_app:Transport"
     app = Celery("transcription", broker=settings.require_broker_url(), include=["tasks"])
     app.conf.update(CONFIGURATION)
     return app

@@ -8,13 +8,13 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from sqlalchemy import create_engine, select
+from sqlalchemy import NullPool, create_engine, select
 from sqlalchemy.orm import Session, sessionmaker
 from uuid_utils.compat import uuid7
 
@@ -24,6 +24,7 @@ from jobs import lifecycle
 from jobs.lifecycle import NewJob
 from jobs.uploads import UploadStore
 from models import Owner, TranscriptionJob, TranscriptionResult, TranscriptionWindow
+from tests.conftest import migrate
 from tests.recordings import PROJECT_DIR
 
 #: Bounds waiting for things that take moments on an idle machine.
@@ -87,6 +88,16 @@ class Stack:
     redis: redis.Redis
     uploads: UploadStore
     processes: list[Process] = field(default_factory=list)
+
+    def at(self, database_url: str) -> "Stack":
+        """The same, on another database, which is migrated."""
+        engine = create_engine(database_url, poolclass=NullPool)
+        migrate(database_url)
+        return replace(
+            self,
+            environment={**self.environment, "DATABASE_URL": database_url},
+            sessions=sessionmaker(engine, expire_on_commit=False),
+        )
 
     def start(self, name: str, *arguments: str, **variables: str) -> Process:
         log = self.folder / f"{len(self.processes)}-{name}.log"

@@ -1,5 +1,6 @@
 """What a worker promises, seen from outside: processes, signals, and the rows they leave."""
 
+import os
 import signal
 import uuid
 from datetime import UTC, datetime
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, text
 
+from local_servers import PostgresServer, ValkeyServer
 from models import ErrorLog, TranscriptionJob
 from tests.recordings import SAMPLES, repeated, sample
 from tests.stack.conftest import Stack, wait_for
@@ -267,6 +269,45 @@ def test_a_worker_takes_leave_when_it_ends(stack: Stack) -> None:
     assert worker.wait() == 0
     with stack.sessions() as session:
         assert session.scalar(text("SELECT count(*) FROM workers")) == 0
+
+
+def test_a_worker_exits_even_if_redis_is_frozen(stack: Stack, tmp_path: Path) -> None:
+    server = ValkeyServer(tmp_path / "valkey", fast=True)
+    url = server.start()
+    try:
+        worker = stack.worker(REDIS_URL=url, DRAIN_FORCE_SECONDS="2")
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGSTOP)
+        worker.signal(signal.SIGTERM)
+        status = worker.wait()
+        os.kill(server.pid, signal.SIGCONT)
+    finally:
+        server.stop()
+
+    assert status == 0
+    assert worker.said("draining")
+
+
+def test_a_worker_goes_on_while_postgresql_is_away(
+    stack: Stack, tmp_path: Path, long_recording: Path
+) -> None:
+    server = PostgresServer(tmp_path / "postgres", fast=True)
+    url = server.start()
+    try:
+        other = stack.at(url)
+        worker = other.worker()
+        job_id = other.submit(long_recording)
+        other.wait_for_windows(job_id, 1)
+        server.stop()
+        wait_for(lambda: worker.said("database is away"), "the worker noticed")
+        server.start()
+        done = other.wait_for_status(job_id, "completed", "failed")
+        words = words_of(other, job_id)
+    finally:
+        server.stop()
+
+    assert (done.status, done.attempt, done.crash_count) == ("completed", 1, 0)
+    assert words == 60 * sample("digits-en.wav").text.split()
 
 
 @pytest.mark.parametrize(
