@@ -85,8 +85,8 @@ def composed(bank: Bank, sample: Sample, seed: int) -> Recording:
         samples[at : at + len(unit.samples)] = unit.samples.astype(np.float32) / 32768
         said.append((digit, time, time + unit.ends[0]))
         time += len(unit.samples) / RATE + float(gap)
-    samples = to_int16(samples * 0.6).astype(np.float32) / 32768
-    return Recording(samples, sample.language, units[0].group, said)
+    heard = to_int16(samples * 0.6).astype(np.float32) / 32768
+    return Recording(heard, sample.language, units[0].group, said)
 
 
 def engines(checkpoint: Path, folder: Path) -> list[Engine]:
