@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic_core import ErrorDetails
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -124,7 +125,7 @@ async def _service_error(request: Request, error: Exception) -> Response:
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         raise error
     if status > HTTPStatus.INTERNAL_SERVER_ERROR:
-        logger.warning("cannot serve", extra={"code": error.code}, exc_info=error)
+        logger.warning("cannot serve", extra={"code": error.code, "cause": _cause(error)})
     members = dict(error.data)
     headers = {}
     if (seconds := members.pop("retry_after_seconds", None)) is not None:
@@ -132,6 +133,12 @@ async def _service_error(request: Request, error: Exception) -> Response:
     return problem(
         request.scope, status, error.code, error.message, headers=headers, members=members
     )
+
+
+def _cause(error: Exception) -> str | None:
+    """The first line of what a library said: an outage is no place for tracebacks."""
+    lines = str(error.__cause__).splitlines() if error.__cause__ else []
+    return lines[0] if lines else None
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
@@ -232,7 +239,7 @@ class _Answer:
             return
         if message["type"] == "http.response.start":
             self.started = True
-            headers = {name.decode().lower(): value.decode() for name, value in message["headers"]}
+            headers = dict(Headers(raw=message["headers"]))
             if _is_foreign_error(message["status"], headers):
                 self._replaced = True
                 await self._replace(message["status"], headers)
