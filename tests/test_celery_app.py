@@ -283,23 +283,27 @@ def test_a_frozen_broker_holds_up_nobody_and_is_rung_again_when_it_thaws(
     eventually(porter.ring_after_the_pause)
 
 
-def test_a_ring_that_hangs_is_not_followed_by_others() -> None:
+def test_nothing_queues_up_behind_a_ring_that_hangs() -> None:
     gate, clock = Gate(), FakeClock()
-    rung: list[str] = []
+    tried: list[str] = []
 
-    def hang(*_: object) -> None:
-        rung.append("begun")
+    def hang(task: str, _job_id: uuid.UUID, queue: str) -> None:
+        tried.append(queue)
         gate()
 
     bell = Doorbell(hang, budget_seconds=0.01, clock=clock)
-    bell.ring(TRANSCRIBE, JOB_ID, "high")
-    clock.advance(10 * BREAKER_SECONDS)
-    answers = [bell.ring(TRANSCRIBE, JOB_ID, "high") for _ in range(3)]
+
+    def ring(queue: str) -> bool:
+        clock.advance(BREAKER_SECONDS)
+        return bell.ring(TRANSCRIBE, JOB_ID, queue)
+
+    answers = [ring(queue) for queue in ("high", "normal", "retry")]
     gate.open()
+    eventually(lambda: ring(DLQ))
     bell.close()
 
     assert answers == [False, False, False]
-    assert rung == ["begun"]
+    assert {*tried} == {"high", DLQ}
 
 
 def test_a_closed_doorbell_rings_for_nobody(bell: Doorbell, client: redis.Redis) -> None:

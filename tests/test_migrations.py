@@ -20,7 +20,7 @@ from tests.conftest import PROJECT_DIR
 
 INI = PROJECT_DIR / "alembic.ini"
 MIGRATION_LOCK = 0x7472616E73
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 120
 
 #: What the first version's migrations make of a database, as far as names and keys go.
 FIRST_VERSION = """
