@@ -75,9 +75,8 @@ def configure_logging(level: str, form: str) -> None:
     handler.setFormatter(HumanFormatter() if form == "human" else _json_formatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
-    if level != "DEBUG":
-        for name in _QUIET:
-            logging.getLogger(name).setLevel(logging.WARNING)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.NOTSET if level == "DEBUG" else logging.WARNING)
 
 
 def _json_formatter() -> JsonFormatter:
