@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 PROJECT = "transcription-test"
 PATIENCE_SECONDS = 300.0
 #: So long a recording takes longer than the heartbeat that shows who has it.
-TIMES = 480
+TIMES = 200
 #: Image sizes in MB without the base image's own, which differs between distributors.
 MAX_WEB_MB = 400
 MAX_WORKER_MB = 2200
