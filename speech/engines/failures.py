@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from types import TracebackType
 
 import errors
 
@@ -12,31 +12,44 @@ import errors
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed", "bad_alloc")
 
 
-@contextlib.contextmanager
-def translated(
-    otherwise: type[errors.EngineError] = errors.EngineError,
-    *,
-    on_out_of_memory: Callable[[], None] = lambda: None,
-) -> Iterator[None]:
-    """Raise a library's errors as ``EngineOutOfMemory`` or ``otherwise``; ours pass.
+class translated:  # noqa: N801 - reads as a statement: ``with translated():``
+    """Raises a library's errors as ``EngineOutOfMemory`` or ``otherwise``; ours pass.
 
-    The cause keeps its traceback but not its local variables: they would keep alive, as long as
-    the error is looked at, the very tensors that did not fit. So whoever holds such a thing should
-    do so in a function called within this block, not beside it.
+    A traceback holds the local variables of its functions: the very tensors that did not fit, as
+    long as somebody looks at the error. So of running out of memory only the text of it is kept.
+    Whoever holds such tensors does so in a function called within the block, not beside it.
 
     Args:
         on_out_of_memory: Called once those are gone.
     """
-    try:
-        yield
-    except errors.ServiceError as error:
-        traceback.clear_frames(error.__traceback__)
-        raise
-    except Exception as error:
-        traceback.clear_frames(error.__traceback__)
+
+    def __init__(
+        self,
+        otherwise: type[errors.EngineError] = errors.EngineError,
+        *,
+        on_out_of_memory: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._otherwise = otherwise
+        self._on_out_of_memory = on_out_of_memory
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not isinstance(error, Exception) or isinstance(error, errors.ServiceError):
+            return
         if not is_out_of_memory(error):
-            raise otherwise from error
-        on_out_of_memory()
+            raise self._otherwise from error
+        error.add_note("".join(traceback.format_tb(trace)))
+        # Clearing its frames would not do: each also holds its function, and that its closure.
+        error.__traceback__ = None
+        del trace
+        self._on_out_of_memory()
         raise errors.EngineOutOfMemory from error
 
 

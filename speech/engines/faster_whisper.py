@@ -36,8 +36,18 @@ def hardware() -> Hardware:
     return Hardware(cuda_devices=count, cuda_compute_types=common)
 
 
-def load(key: ModelKey, folder: Path, *, threads: int = 0, workers: int = 1) -> FasterWhisper:
+def load(
+    key: ModelKey,
+    folder: Path,
+    *,
+    threads: int = 0,
+    workers: int = 1,
+    spec: ModelSpec | None = None,
+) -> FasterWhisper:
     """Load a folder in CTranslate2's format.
+
+    Args:
+        spec: What the model can do, when that is not what the catalogue says.
 
     Raises:
         ModelLoadFailed: it is not in that format, or the device fails.
@@ -54,7 +64,7 @@ def load(key: ModelKey, folder: Path, *, threads: int = 0, workers: int = 1) -> 
             num_workers=workers,
             local_files_only=True,
         )
-        return FasterWhisper(key, model)
+        return FasterWhisper(key, spec or catalogue.resolve(key.model), model)
 
 
 class FasterWhisper:
@@ -62,8 +72,9 @@ class FasterWhisper:
 
     exclusive = False
 
-    def __init__(self, key: ModelKey, model: WhisperModel) -> None:
+    def __init__(self, key: ModelKey, spec: ModelSpec, model: WhisperModel) -> None:
         self.key = key
+        self.spec = spec
         self.memory_bytes = catalogue.memory_bytes(key)
         self._model: WhisperModel | None = model
         self._extractor = FeatureExtractor(feature_size=model.model.n_mels)
@@ -82,7 +93,7 @@ class FasterWhisper:
         Text at a temperature above 0 is drawn from CTranslate2's own random generator, which cannot
         be set back: another run may draw another text where the greedy one was poor.
         """
-        options = windows.suited(options, catalogue.resolve(self.key.model))
+        options = windows.suited(options, self.spec)
         return windows.run(partial(self._start, samples, options, resume), options)
 
     def close(self) -> None:
@@ -97,7 +108,7 @@ class FasterWhisper:
         log_mel = partial(_log_mel, extractor=self._extractor)
         spectrogram = Spectrogram(samples, silence=_SILENCE, log_mel=log_mel)
         state = resume or windows.first_state(
-            catalogue.resolve(self.key.model), options, partial(self._detect, spectrogram)
+            self.spec, options, partial(self._detect, spectrogram)
         )
         decoder = _Decoder(self, state.language or "en", translate=options.translate)
         if resume is None and options.initial_prompt is not None:
@@ -122,7 +133,7 @@ class _Decoder:
             task="translate" if translate else "transcribe",
             language=language,
         )
-        self._options = _options(self._tokenizer, catalogue.resolve(engine.key.model))
+        self._options = _options(self._tokenizer, engine.spec)
         self.first_timestamp_token: int = self._tokenizer.timestamp_begin
 
     def prompt(self, text: str) -> tuple[int, ...]:

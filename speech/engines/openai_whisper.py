@@ -24,7 +24,7 @@ from whisper.tokenizer import get_tokenizer
 
 import errors
 from speech.engines import catalogue, windows
-from speech.engines.catalogue import Hardware, ModelKey
+from speech.engines.catalogue import Hardware, ModelKey, ModelSpec
 from speech.engines.failures import translated
 from speech.engines.spectrogram import FRAME, HOP, WINDOW_FRAMES, Array, Spectrogram
 from speech.engines.windows import Decoded, Draft
@@ -51,15 +51,21 @@ def hardware() -> Hardware:
     )
 
 
-def load(key: ModelKey, checkpoint: Path, *, threads: int = 0) -> OpenAIWhisper:
+def load(
+    key: ModelKey, checkpoint: Path, *, threads: int = 0, spec: ModelSpec | None = None
+) -> OpenAIWhisper:
     """Load a checkpoint in openai-whisper's format.
+
+    Args:
+        spec: What the model can do, when that is not what the catalogue says.
 
     Raises:
         ModelLoadFailed: it is not in that format, or the device fails.
         EngineOutOfMemory: it does not fit.
     """
     with translated(errors.ModelLoadFailed, on_out_of_memory=partial(_free_cached, key)):
-        return OpenAIWhisper(key, _load_model(key, checkpoint), threads=threads)
+        model = _load_model(key, checkpoint)
+        return OpenAIWhisper(key, spec or catalogue.resolve(key.model), model, threads=threads)
 
 
 class OpenAIWhisper:
@@ -67,8 +73,9 @@ class OpenAIWhisper:
 
     exclusive = True
 
-    def __init__(self, key: ModelKey, model: Whisper, *, threads: int) -> None:
+    def __init__(self, key: ModelKey, spec: ModelSpec, model: Whisper, *, threads: int) -> None:
         self.key = key
+        self.spec = spec
         self.memory_bytes = catalogue.memory_bytes(key)
         self._model: Whisper | None = model
         self._threads = threads
@@ -87,7 +94,7 @@ class OpenAIWhisper:
         Text at a temperature above 0 is drawn with a seed that the window's place gives: another
         run on the same kind of device, also one that was resumed, draws the same.
         """
-        options = windows.suited(options, catalogue.resolve(self.key.model))
+        options = windows.suited(options, self.spec)
         return windows.run(
             partial(self._start, samples, options, resume),
             options,
@@ -107,7 +114,7 @@ class OpenAIWhisper:
         log_mel = partial(_log_mel, n_mels=self.model.dims.n_mels)
         spectrogram = Spectrogram(samples, silence=N_SAMPLES, log_mel=log_mel)
         state = resume or windows.first_state(
-            catalogue.resolve(self.key.model), options, partial(self._detect, spectrogram)
+            self.spec, options, partial(self._detect, spectrogram)
         )
         decoder = _Decoder(self, state.language or "en", translate=options.translate)
         if resume is None and options.initial_prompt is not None:
@@ -162,10 +169,9 @@ class _Decoder:
 
     def decode(self, heard: _Heard, prompt: tuple[int, ...], frame: int) -> Decoded:
         *temperatures, last = windows.TEMPERATURES
-        spec = catalogue.resolve(self._engine.key.model)
         for temperature in temperatures:
             decoded = self._decode_at(temperature, heard, prompt, frame)
-            if decoded.is_settled(spec):
+            if decoded.is_settled(self._engine.spec):
                 return decoded
         return self._decode_at(last, heard, prompt, frame)
 

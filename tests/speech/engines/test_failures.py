@@ -1,6 +1,7 @@
 """Library errors as ours, without what they hold on to."""
 
 import gc
+import traceback
 import weakref
 
 import numpy as np
@@ -74,7 +75,12 @@ def test_an_error_does_not_keep_alive_what_did_not_fit():
     def work() -> None:
         tensor = Tensor()
         alive.add(tensor)
-        raise MemoryError
+
+        def work_on(seen=tensor) -> None:
+            assert tensor is seen
+            raise MemoryError
+
+        work_on()
 
     with pytest.raises(errors.EngineOutOfMemory) as caught, translated():
         work()
@@ -82,6 +88,16 @@ def test_an_error_does_not_keep_alive_what_did_not_fit():
 
     assert caught.value.__cause__ is not None
     assert not alive
+
+
+def test_where_memory_ran_out_is_told_all_the_same():
+    def work() -> None:
+        raise MemoryError
+
+    with pytest.raises(errors.EngineOutOfMemory) as caught, translated():
+        work()
+
+    assert "in work" in "".join(traceback.format_exception(caught.value))
 
 
 def test_memory_is_freed_after_its_holders_have_gone():
