@@ -54,7 +54,6 @@ SAMPLES: tuple[Sample, ...] = (
     Sample("digits-en.wav", "en", 7.5, 8, repeats=(6, 60)),
     Sample("digits-es.wav", "es", 8.0, 7),
     Sample("digits-de.wav", "de", 8.0, 7),
-    Sample("digits-long-en.flac", "en", 75.0, 44),
 )
 
 
