@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import shutil
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -88,6 +89,16 @@ class UploadWriter:
             view = memoryview(chunk)
             while view:
                 view = view[os.write(self._fd, view) :]
+            self._begin_sync(len(chunk))
+
+    def _begin_sync(self, size_bytes: int) -> None:
+        """Let the disk begin with what was just written, so that ``finish`` has little to wait for.
+
+        Source: posix_fadvise(2); Linux starts to write dirty pages that are not needed any more.
+        """
+        if sys.platform == "linux":
+            start = self._size_bytes - size_bytes
+            os.posix_fadvise(self._fd, start, size_bytes, os.POSIX_FADV_DONTNEED)
 
     def finish(self) -> Upload:
         """Make the upload durable and give it its name.
