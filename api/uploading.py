@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
@@ -17,7 +17,7 @@ from starlette.requests import Request
 
 from api.multipart import MAX_OVERHEAD_BYTES, FormReader, boundary_of
 from api.submission import FIELDS, Defaults, Wishes, read
-from errors import UploadTooLarge
+from errors import ServiceError, UploadTooLarge
 from jobs.uploads import Upload, UploadStore, UploadWriter
 
 #: Handed to the disk at once: each step costs a change of threads.
@@ -64,11 +64,11 @@ async def receive(request: Request, store: UploadStore, reception: Reception) ->
     )
     _require_plain(request)
     expected_bytes = _expected_bytes(request, store)
-    async with _writing(store, reception.job_id, expected_bytes) as writer:
-        await _copy(request, reader, writer, reception.idle_seconds)
+    async with _writing(store, reception.job_id, expected_bytes) as pen:
+        await _copy(request, reader, pen, reception.idle_seconds)
         filename = reader.require_end()
         wishes = reception.wishes(reader.fields)
-        upload = await run_in_threadpool(writer.finish)
+        upload = await pen.finish()
     return Received(upload=upload, filename=filename, wishes=wishes)
 
 
@@ -88,25 +88,55 @@ def _expected_bytes(request: Request, store: UploadStore) -> int:
     return min(length, store.max_bytes)
 
 
+class _Pen:
+    """Writes behind the reading: while one step goes to the disk, the next one arrives."""
+
+    def __init__(self, writer: UploadWriter) -> None:
+        self._writer = writer
+        self._step: asyncio.Task[None] | None = None
+
+    async def write(self, data: bytes) -> None:
+        """Begin to write, once what came before is written.
+
+        Raises:
+            UploadTooLarge, DiskFull, StorageUnavailable: That could not be written.
+        """
+        await self._settle()
+        self._step = asyncio.create_task(run_in_threadpool(self._writer.write, data))
+
+    async def finish(self) -> Upload:
+        await self._settle()
+        return await run_in_threadpool(self._writer.finish)
+
+    async def close(self) -> None:
+        # a thread that still writes needs its file
+        with suppress(ServiceError):
+            await self._settle()
+        await run_in_threadpool(self._writer.close)
+
+    async def _settle(self) -> None:
+        step, self._step = self._step, None
+        if step is not None:
+            await step
+
+
 @asynccontextmanager
 async def _writing(
     store: UploadStore, job_id: uuid.UUID, expected_bytes: int
-) -> AsyncIterator[UploadWriter]:
+) -> AsyncIterator[_Pen]:
     def begin() -> UploadWriter:
         return store.writer(job_id, expected_bytes=expected_bytes)
 
-    writer = await run_in_threadpool(begin)
+    pen = _Pen(await run_in_threadpool(begin))
     try:
-        yield writer
+        yield pen
     finally:
         # also when the server stops: what was not finished is deleted
         with anyio.CancelScope(shield=True):
-            await run_in_threadpool(writer.close)
+            await pen.close()
 
 
-async def _copy(
-    request: Request, reader: FormReader, writer: UploadWriter, idle_seconds: float
-) -> None:
+async def _copy(request: Request, reader: FormReader, pen: _Pen, idle_seconds: float) -> None:
     pieces = aiter(request.stream())
     while True:
         try:
@@ -118,6 +148,6 @@ async def _copy(
             break
         reader.feed(data)
         if reader.waiting_bytes >= STEP_BYTES:
-            await run_in_threadpool(writer.write, reader.take())
+            await pen.write(reader.take())
     if reader.waiting_bytes:
-        await run_in_threadpool(writer.write, reader.take())
+        await pen.write(reader.take())
