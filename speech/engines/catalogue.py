@@ -160,7 +160,7 @@ class ModelSpec:
 _SPECS = (
     ModelSpec(
         name=DEMO,
-        parameters=4_000_000,
+        parameters=8_356_096,
         compression_ratio_limit=math.inf,
         avg_logprob_limit=-math.inf,
         takes_previous_text=False,

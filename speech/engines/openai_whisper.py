@@ -274,7 +274,11 @@ def _load_model(key: ModelKey, path: Path) -> Whisper:
     model.load_state_dict(checkpoint["model_state_dict"])
     if heads := _ALIGNMENT_HEADS.get(key.model):
         model.set_alignment_heads(heads)
-    return model.to(key.device).eval().requires_grad_(requires_grad=False)
+    # A sparse table that only Python reads: Apple's GPU has none, and no other needs it there.
+    heads_table = model._buffers.pop("alignment_heads")  # noqa: SLF001 - no public way
+    model.to(key.device).eval().requires_grad_(requires_grad=False)
+    model.alignment_heads = heads_table
+    return model
 
 
 def _is_mappable(path: Path) -> bool:

@@ -10,6 +10,7 @@ import errors
 from speech.engines import catalogue
 from speech.engines.catalogue import FASTER_WHISPER, OPENAI_WHISPER, Hardware, ModelKey
 from speech.engines.languages import LANGUAGES
+from speech.engines.store import DEMO_CHECKPOINT
 from speech.transcript import ResumeState
 
 GPU = Hardware(cuda_devices=2, cuda_compute_types=frozenset({"float32", "float16", "int8_float16"}))
@@ -52,6 +53,14 @@ def test_parameters_fit_the_known_download_size(name):
 
     megabytes = catalogue.MODELS[name].download_bytes / 2**20
     assert megabytes == pytest.approx(known[name.removesuffix(".en")], rel=0.01)
+
+
+def test_the_demo_model_is_as_large_as_its_file_says():
+    import torch
+
+    weights = torch.load(DEMO_CHECKPOINT, weights_only=True)["model_state_dict"].values()
+
+    assert catalogue.resolve("demo").parameters == sum(weight.numel() for weight in weights)
 
 
 @pytest.mark.parametrize(
