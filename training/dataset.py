@@ -39,9 +39,8 @@ WINDOW = 30.0
 FRAME = 0.02
 IGNORED = -100
 MOST_WORDS = 96
-TIMED_SHARE = 0.9
-#: Of the windows with speech, in the stages that the mixes of window lengths make.
-SPOILT_SHARES = (0.2, 0.5, 0.8)
+#: What the decoder has positions for.
+TEXT_PLACES = 448
 WORD_CLASSES = 1 + 10 * len(LANGUAGES)
 
 
@@ -88,12 +87,14 @@ def stretched(unit: Unit, factor: float) -> tuple[np.ndarray, list[tuple[int, fl
     return samples, [(d, s * factor, e * factor) for d, s, e in times]
 
 
-def compose(voices: Voices, chance: random.Random, seconds: float) -> Clip:
+def compose(
+    voices: Voices, chance: random.Random, seconds: float, stretch: tuple[float, float]
+) -> Clip:
     """A string of digits over a window, whose end may cut a word."""
     language = chance.choice(LANGUAGES)
     samples = np.zeros(int(seconds * RATE), np.float32)
     words: list[tuple[int, float, float]] = []
-    units, factor = voices.choose(chance, language), chance.uniform(0.88, 1.15)
+    units, factor = voices.choose(chance, language), chance.uniform(*stretch)
     gap_scale, pause_share = chance.uniform(0.02, 0.5), chance.choice((0.0, 0.1, 0.2, 0.4))
     stop = seconds if chance.random() < 0.7 else chance.uniform(0.15, 1.0) * seconds
     lead = chance.random()
@@ -117,7 +118,7 @@ def compose(voices: Voices, chance: random.Random, seconds: float) -> Clip:
         if chance.random() < pause_share:
             time += chance.uniform(0.8, 2.5) if chance.random() < 0.9 else chance.uniform(2.5, 6)
             if chance.random() < 0.2:
-                units, factor = voices.choose(chance, language), chance.uniform(0.88, 1.15)
+                units, factor = voices.choose(chance, language), chance.uniform(*stretch)
     return Clip(samples, language, words, cut)
 
 
@@ -145,6 +146,11 @@ class Written:
         self.tokens.append(token)
         self.learnt.append(learnt)
         self.said.append(said)
+
+    def cut(self, most: int) -> None:
+        """Leave out what the decoder has no place for: a long prompt before quick speech."""
+        for column in (self.tokens, self.learnt, self.said):
+            del column[most:]
 
 
 def timestamp(seconds: float) -> int:
@@ -221,12 +227,19 @@ def prompt_tokens(chance: random.Random, language: str, longest: int) -> list[in
     return tokens[-length:]
 
 
-def write(clip: Clip | None, chance: random.Random, *, prompt: int, shift: float) -> Written:
+def write(
+    clip: Clip | None,
+    chance: random.Random,
+    *,
+    prompt: int,
+    shift: float,
+    timed_share: float,
+) -> Written:
     """A window's whole token sequence; `prompt` is the longest previous text, 0 for none."""
     language = clip.language if clip else chance.choice(LANGUAGES)
     translate = chance.random() < (0.1 if language == "en" else 0.25)
     tokenizer = tokenizer_for(language, "translate" if translate else "transcribe")
-    timed = chance.random() < TIMED_SHARE
+    timed = chance.random() < timed_share
     written = Written([], [], [])
     spoken = "en" if translate else language
     if prompt and chance.random() < 0.85:
@@ -253,6 +266,7 @@ def write(clip: Clip | None, chance: random.Random, *, prompt: int, shift: float
         write_words(written, clip.words, spoken)
     after = (clip.words[-1][2], clip.words[-1][2] + 0.5) if clip and clip.words else None
     written.add(tokenizer.eot, learnt=True, said=None if timed else after)
+    written.cut(TEXT_PLACES + 1)
     return written
 
 
@@ -273,15 +287,24 @@ def frame_classes(clip: Clip | None, frames: int) -> np.ndarray:
     return classes
 
 
+Mix = dict[float, float]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What batches are made of."""
 
     #: From each step on, the share of each window length in seconds.
-    mixes: tuple[tuple[int, dict[float, float]], ...]
+    mixes: tuple[tuple[int, Mix], ...]
     seconds_per_batch: float
     #: How many of the short windows are said to be later than at the beginning of 30 seconds.
     shifted_share: float
+    #: How many windows are written with timestamps.
+    timed_share: float = 0.9
+    #: Least and most that a voice is slowed down, which also lowers it.
+    stretch: tuple[float, float] = (0.88, 1.15)
+    #: Of the windows with speech, how many are spoilt, in each of the stages above.
+    spoilt_shares: tuple[float, ...] = (0.2, 0.5, 0.8, 0.8)
 
 
 class Windows(IterableDataset[dict[str, torch.Tensor]]):
@@ -308,7 +331,7 @@ class Windows(IterableDataset[dict[str, torch.Tensor]]):
             mix = next(mix for until, mix in reversed(self._recipe.mixes) if step >= until)
             seconds = chance.choices(list(mix), list(mix.values()))[0]
             stage = sum(step >= until for until, _ in self._recipe.mixes) - 1
-            self._spoilt_share = SPOILT_SHARES[min(stage, len(SPOILT_SHARES) - 1)]
+            self._spoilt_share = self._recipe.spoilt_shares[stage]
             yield self._batch(voices, chance, noise, seconds)
             step += count
 
@@ -325,13 +348,25 @@ class Windows(IterableDataset[dict[str, torch.Tensor]]):
         clips: list[Clip | None] = []
         sounds = []
         for _ in range(size):
-            clip = None if chance.random() < 0.12 else compose(voices, chance, seconds)
+            clip = (
+                None
+                if chance.random() < 0.12
+                else compose(voices, chance, seconds, self._recipe.stretch)
+            )
             if clip is not None and not clip.words:
-                clip = None if clip.cut is None else compose(voices, chance, seconds)
+                clip = (
+                    None
+                    if clip.cut is None
+                    else compose(voices, chance, seconds, self._recipe.stretch)
+                )
             clip = clip if clip is not None and clip.words else None
             clips.append(clip)
             sounds.append(self._sound(clip, noise, seconds))
-        written = [write(clip, chance, prompt=prompt, shift=shift) for clip in clips]
+        timed_share = self._recipe.timed_share
+        written = [
+            write(clip, chance, prompt=prompt, shift=shift, timed_share=timed_share)
+            for clip in clips
+        ]
         mel = log_mel(torch.from_numpy(np.stack(sounds)), self._headroom(chance, size))
         for row, clip in zip(mel, clips, strict=True):
             blank_end(row, clip, chance)

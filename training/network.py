@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from whisper.model import ModelDimensions, MultiHeadAttention, Whisper, sinusoids
 
-from training.dataset import IGNORED, MOST_WORDS, WORD_CLASSES
+from training.dataset import IGNORED, MOST_WORDS, TEXT_PLACES, WORD_CLASSES
 from training.vocabulary import TIMESTAMPS, VOCABULARY_SIZE, ReducedVocabulary
 
 DIMENSIONS = ModelDimensions(
@@ -26,7 +26,7 @@ DIMENSIONS = ModelDimensions(
     n_audio_head=4,
     n_audio_layer=3,
     n_vocab=VOCABULARY_SIZE,
-    n_text_ctx=448,
+    n_text_ctx=TEXT_PLACES,
     n_text_state=128,
     n_text_head=4,
     n_text_layer=3,

@@ -1,7 +1,8 @@
 """Train the demo model on the cached words; can be stopped and resumed at any time.
 
-    python -m training.train --recipe start --stop 1150
-    python -m training.train
+    python -m training.train --recipe start
+    python -m training.train --recipe main
+    python -m training.train --recipe finish
 
 Short windows come first, until the attention has found the words; then lengths are mixed, with
 enough 30-second ones that whole windows are read well.
@@ -13,46 +14,113 @@ import argparse
 import math
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from training.dataset import Recipe, Windows
+from training.dataset import Mix, Recipe, Windows
 from training.network import TrainedWhisper
 
-Mixes = tuple[tuple[float, dict[float, float]], ...]
 
-#: From each share of all steps on, the share of each window length in seconds.
-START: Mixes = (
-    (0.0, {3.0: 0.5, 5.0: 0.5}),
-    (0.15, {3.0: 0.2, 5.0: 0.5, 8.0: 0.3}),
-    (0.3, {5.0: 0.5, 8.0: 0.3, 30.0: 0.2}),
-    (0.6, {5.0: 0.4, 8.0: 0.2, 30.0: 0.4}),
-)
-MAIN: Mixes = (
-    (0.0, {3.0: 0.5, 5.0: 0.5}),
-    (0.15, {3.0: 0.2, 5.0: 0.5, 8.0: 0.3}),
-    (0.3, {5.0: 0.6, 8.0: 0.3, 30.0: 0.1}),
-    (0.6, {5.0: 0.5, 8.0: 0.2, 30.0: 0.3}),
-)
+@dataclass(frozen=True)
+class Plan:
+    """A stretch of training: from which step to which, how fast, and on what."""
+
+    first: int
+    #: Where the learning rate has fallen; `stop` is earlier where the next plan takes over.
+    last: int
+    stop: int
+    peak: float
+    recipe: Recipe
+    #: The losses that find the words weigh more at first.
+    finding: bool
+
+
+def by_step(last: int, mixes: dict[float, dict[float, float]]) -> tuple[tuple[int, Mix], ...]:
+    """From each step on, the share of each window length in seconds, for shares of all steps."""
+    return tuple((round(share * last), mix) for share, mix in mixes.items())
+
+
+#: Small batches at the beginning of 30 seconds show sooner what words are; larger ones anywhere
+#: in 30 seconds are what the model then needs; at the end it learns to do without timestamps,
+#: which is how Whisper finds the times of words.
+PLANS = {
+    "start": Plan(
+        first=0,
+        last=4200,
+        stop=1150,
+        peak=2e-3,
+        finding=True,
+        recipe=Recipe(
+            by_step(
+                4200,
+                {
+                    0.0: {3.0: 0.5, 5.0: 0.5},
+                    0.15: {3.0: 0.2, 5.0: 0.5, 8.0: 0.3},
+                    0.3: {5.0: 0.5, 8.0: 0.3, 30.0: 0.2},
+                    0.6: {5.0: 0.4, 8.0: 0.2, 30.0: 0.4},
+                },
+            ),
+            seconds_per_batch=50.0,
+            shifted_share=0.05,
+        ),
+    ),
+    "main": Plan(
+        first=0,
+        last=4200,
+        stop=4200,
+        peak=2e-3,
+        finding=True,
+        recipe=Recipe(
+            by_step(
+                4200,
+                {
+                    0.0: {3.0: 0.5, 5.0: 0.5},
+                    0.15: {3.0: 0.2, 5.0: 0.5, 8.0: 0.3},
+                    0.3: {5.0: 0.6, 8.0: 0.3, 30.0: 0.1},
+                    0.6: {5.0: 0.5, 8.0: 0.2, 30.0: 0.3},
+                },
+            ),
+            seconds_per_batch=80.0,
+            shifted_share=0.5,
+        ),
+    ),
+    "finish": Plan(
+        first=4200,
+        last=9200,
+        stop=9200,
+        peak=1.2e-3,
+        finding=False,
+        recipe=Recipe(
+            ((0, {3.0: 0.1, 5.0: 0.4, 8.0: 0.25, 30.0: 0.25}),),
+            seconds_per_batch=80.0,
+            shifted_share=0.4,
+            timed_share=0.7,
+            stretch=(0.8, 1.25),
+            spoilt_shares=(0.75,),
+        ),
+    ),
+}
+Losses = dict[str, float]
 AVERAGING = 0.998
 LOGGED = 25
-Losses = dict[str, float]
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
+def learning_rate(step: int, plan: Plan) -> float:
     """Warm up over 150 steps, then fall as a cosine to a fiftieth."""
-    if step < 150:
-        return peak * (step + 1) / 150
-    progress = min((step - 150) / max(steps - 150, 1), 1.0)
-    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+    done, planned = step - plan.first, plan.last - plan.first
+    if done < 150:
+        return plan.peak * (done + 1) / 150
+    progress = min((done - 150) / max(planned - 150, 1), 1.0)
+    return plan.peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def weights(step: int, steps: int) -> dict[str, float]:
+def weights(step: int, plan: Plan) -> dict[str, float]:
     """The losses' weights: the words in the frames first, since all else builds on them."""
-    early = max(0.0, 1 - step / (0.5 * steps))
+    early = max(0.0, 1 - step / (0.5 * plan.last)) if plan.finding else 0.0
     return {
         "tokens": 1.0,
         "attention": 0.5,
@@ -60,20 +128,6 @@ def weights(step: int, steps: int) -> dict[str, float]:
         "history": 0.1 + 0.5 * early,
         "ordinals": 0.1 + 0.5 * early,
     }
-
-
-def recipe(name: str, steps: int) -> Recipe:
-    """The recipe that the shipped model's training started with, or the one that it went on with.
-
-    Small batches at the beginning of 30 seconds show sooner what words are; larger ones anywhere
-    in 30 seconds are what the model then needs.
-    """
-    mixes, seconds_per_batch, shifted_share = {
-        "start": (START, 50.0, 0.05),
-        "main": (MAIN, 80.0, 0.5),
-    }[name]
-    steps_and_mixes = tuple((round(share * steps), mix) for share, mix in mixes)
-    return Recipe(steps_and_mixes, seconds_per_batch, shifted_share)
 
 
 class Run:
@@ -132,17 +186,17 @@ def train(arguments: argparse.Namespace) -> None:
     torch.manual_seed(arguments.seed)
     torch.set_num_threads(arguments.threads)
     run = Run(arguments.cache / "training.pt", afresh=arguments.afresh)
-    made = recipe(arguments.recipe, arguments.steps)
-    windows = Windows(arguments.cache, arguments.seed, made, run.step)
+    plan = PLANS[arguments.recipe]
+    windows = Windows(arguments.cache, arguments.seed, plan.recipe, run.step)
     batches = iter(DataLoader(windows, batch_size=None, num_workers=1, prefetch_factor=8))
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopping.append(number))
     sums: dict[str, float] = {}
     began = time.monotonic()
-    last = min(arguments.stop or arguments.steps, arguments.steps)
+    last = min(arguments.stop or plan.stop, plan.stop)
     while run.step < last and not stopping:
-        rate = learning_rate(run.step, arguments.steps, arguments.rate)
-        losses = run.advance(next(batches), rate, weights(run.step, arguments.steps))
+        rate = learning_rate(run.step, plan)
+        losses = run.advance(next(batches), rate, weights(run.step, plan))
         for name, loss in losses.items():
             sums[name] = sums.get(name, 0.0) + loss
         if run.step % LOGGED == 0:
@@ -159,10 +213,8 @@ def main() -> None:
     """Parse the options and train."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, default=Path(".training"))
-    parser.add_argument("--recipe", choices=("start", "main"), default="main")
-    parser.add_argument("--steps", type=int, default=4200, help="what the schedules end at")
-    parser.add_argument("--stop", type=int, help="stop at this step, before the schedules end")
-    parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
+    parser.add_argument("--recipe", choices=tuple(PLANS), required=True)
+    parser.add_argument("--stop", type=int, help="stop at this step, before the recipe does")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--afresh", action="store_true", help="do not resume")
