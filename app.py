@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from api import admin, documentation, errors, health, jobs, results, transcriptions
+from api import admin, documentation, errors, health, jobs, memory, results, transcriptions
 from api.admin_schemas import Resolution, Retry
 from api.middleware import (
     DOCS,
@@ -47,6 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        memory.keep_freed_memory()
         await run_in_threadpool(services.start)
         try:
             yield
