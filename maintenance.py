@@ -49,7 +49,7 @@ PROBER_SECONDS: Final = 2.0
 PROBER_BATCH: Final = 4
 JANITOR_SECONDS: Final = 300.0
 #: Reading a header takes milliseconds; a file that needs longer is left to the worker.
-PROBE_LIMITS: Final = DecodeLimits(timeout_seconds=20.0)
+PROBE_TIMEOUT_SECONDS: Final = 20.0
 
 Send = Callable[[str, uuid.UUID, str], None]
 
@@ -259,9 +259,10 @@ def _held(row: Row[uuid.UUID, int, int]) -> StillLease:
 class Prober:
     """Reads the headers of uploads that wait, so that their length is known and not guessed."""
 
-    def __init__(self, sessions: Sessions, uploads: UploadStore) -> None:
+    def __init__(self, sessions: Sessions, uploads: UploadStore, limits: DecodeLimits) -> None:
         self._sessions = sessions
         self._uploads = uploads
+        self._limits = limits
 
     def run(self) -> None:
         """One round.
@@ -270,22 +271,24 @@ class Prober:
             DatabaseUnavailable, StorageUnavailable: Try again later.
         """
         with get_db_session(self._sessions) as session:
-            ids = session.scalars(GUESSED.limit(PROBER_BATCH)).all()
+            ids = session.scalars(UNPROBED.limit(PROBER_BATCH)).all()
         for job_id in ids:
-            audio_seconds = self._length(job_id)
+            audio_seconds, estimated = self._length(job_id)
             with get_db_session(self._sessions) as session:
-                lifecycle.settle_length(session, job_id, audio_seconds)
+                lifecycle.probed(session, job_id, audio_seconds, estimated=estimated)
 
-    def _length(self, job_id: uuid.UUID) -> float | None:
+    def _length(self, job_id: uuid.UUID) -> tuple[float | None, bool]:
+        """The length in seconds, if the header tells it, and whether it is only a guess."""
         try:
-            return audio.probe(self._uploads.find(job_id), PROBE_LIMITS).audio_seconds
+            media = audio.probe(self._uploads.find(job_id), self._limits)
         except MediaError:
-            return None  # its worker will say what is wrong with it
+            return None, True  # its worker will say what is wrong with it
+        return media.audio_seconds, media.estimated or media.audio_seconds is None
 
 
-GUESSED: Final = (
+UNPROBED: Final = (
     select(TranscriptionJob.id)
-    .where(TranscriptionJob.status == JobStatus.PENDING, TranscriptionJob.audio_estimated)
+    .where(TranscriptionJob.status == JobStatus.PENDING, TranscriptionJob.probed_at.is_(None))
     .order_by(TranscriptionJob.not_before)
 )
 
@@ -386,9 +389,14 @@ def make_loops(
     # Stillness takes a look after more than half of a lease for one after an outage
     look_seconds = min(REAPER_SECONDS, settings.lease_seconds / 6)
     janitor = Janitor(sessions, uploads, keep_seconds=settings.upload_retention_hours * 3600)
+    limits = DecodeLimits(
+        max_audio_seconds=settings.max_audio_seconds,
+        max_memory_bytes=settings.decode_memory_mb * 2**20,
+        timeout_seconds=PROBE_TIMEOUT_SECONDS,
+    )
     return [
         Loop("dispatcher", dispatcher, pause_seconds=settings.dispatch_seconds),
         Loop("reaper", Reaper(sessions, settings), pause_seconds=look_seconds),
-        Loop("prober", Prober(sessions, uploads), pause_seconds=PROBER_SECONDS),
+        Loop("prober", Prober(sessions, uploads, limits), pause_seconds=PROBER_SECONDS),
         Loop("janitor", janitor, pause_seconds=JANITOR_SECONDS),
     ]

@@ -152,8 +152,10 @@ class TranscriptionJob(Base):
     #: When the stored file was deleted; None while it is kept.
     upload_deleted_at: Mapped[datetime | None]
     audio_seconds: Mapped[float | None]
-    #: True while ``audio_seconds`` is a guess from the upload's size.
+    #: True while ``audio_seconds`` is a guess, from the upload's size or its bit rate.
     audio_estimated: Mapped[bool] = mapped_column(server_default=text("true"))
+    #: When the upload's header was asked for its length; None before.
+    probed_at: Mapped[datetime | None]
 
     # Where it is
     #: Share done, 0 to 1; never falls while an attempt runs.
@@ -257,9 +259,9 @@ class TranscriptionJob(Base):
         ),
         # whose length nobody has read from the upload yet
         Index(
-            "ix_transcription_jobs_guessed",
+            "ix_transcription_jobs_unprobed",
             "not_before",
-            postgresql_where=text("status = 'pending' AND audio_estimated"),
+            postgresql_where=text("status = 'pending' AND probed_at IS NULL"),
         ),
         Index(
             "ix_transcription_jobs_processing",

@@ -104,7 +104,6 @@ class ModelWorker:
         )
 
     def start(self) -> None:
-        self.keeper.beat()  # the dispatcher should know of these slots at once
         self.keeper.start()
         threading.Thread(target=self._unload_idle, name="unload", daemon=True).start()
 
@@ -185,10 +184,12 @@ class Maintenance:
         self._settings = settings
         self.sessions = make_sessions(make_engine(settings, name="maintenance"))
         self.ended = threading.Event()
-        uploads = make_uploads(settings)
-        uploads.prepare()
         self._loops = make_loops(
-            settings, self.sessions, uploads, make_redis(settings), functools.partial(send, app)
+            settings,
+            self.sessions,
+            make_uploads(settings),
+            make_redis(settings),
+            functools.partial(send, app),
         )
 
     def start(self) -> None:

@@ -112,7 +112,8 @@ class _Pen:
         # a thread that still writes needs its file
         with suppress(ServiceError):
             await self._settle()
-        await run_in_threadpool(self._writer.close)
+        if self._writer.open:
+            await run_in_threadpool(self._writer.close)
 
     async def _settle(self) -> None:
         step, self._step = self._step, None

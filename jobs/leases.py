@@ -193,10 +193,12 @@ class LeaseKeeper:
                 self._on_stall(hold)
 
     def _run(self) -> None:
-        while not self._closed.wait(self._heartbeat_seconds):
+        # the first at once: the dispatcher should know of these slots
+        while not self._closed.is_set():
             try:
                 self.beat()
             except SQLAlchemyError as error:
                 logger.warning("heartbeat failed", extra={"error": type(error).__name__})
             except Exception:
                 logger.exception("heartbeat failed")
+            self._closed.wait(self._heartbeat_seconds)

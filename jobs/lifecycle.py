@@ -434,9 +434,16 @@ def unnoted_dead_letters(
     return [row.id for row in rows]
 
 
-def settle_length(session: Session, job_id: uuid.UUID, audio_seconds: float | None) -> None:
-    """Replace the guess at a job's length by what the upload's header tells, if it tells any."""
-    session.execute(statements.SETTLE_LENGTH, {"job_id": job_id, "audio_seconds": audio_seconds})
+def probed(
+    session: Session, job_id: uuid.UUID, audio_seconds: float | None, *, estimated: bool
+) -> None:
+    """Note that the upload's header was asked for its length; None when it tells none.
+
+    Args:
+        estimated: The length is no more than a better guess.
+    """
+    values = {"job_id": job_id, "audio_seconds": audio_seconds, "estimated": estimated}
+    session.execute(statements.PROBED, values)
 
 
 def _first(session: Session, statement: TextClause, **values: object) -> Row[Any] | None:

@@ -422,11 +422,13 @@ SELECT id
  LIMIT :limit
 """)
 
-#: The length that the upload's header tells; None when it tells none, so nobody asks again.
-SETTLE_LENGTH: Final = text("""
+#: The length that the upload's header tells, if it tells any. A worker's own is the truth.
+PROBED: Final = text("""
 UPDATE transcription_jobs
-   SET audio_seconds = COALESCE(:audio_seconds, audio_seconds),
-       audio_estimated = false
+   SET probed_at = now(),
+       audio_seconds =
+           CASE WHEN audio_estimated THEN COALESCE(:audio_seconds, audio_seconds)
+                ELSE audio_seconds END,
+       audio_estimated = audio_estimated AND :estimated
  WHERE id = :job_id
-   AND audio_estimated
 """)

@@ -111,11 +111,9 @@ class UploadWriter:
         final = self._store.path(self._job_id)
         with storage_errors():
             os.fsync(self._fd)
-            final.parent.mkdir(mode=0o700, exist_ok=True)
             self._part.rename(final)
             _sync_folder(final.parent)
-            # the folder may be new, made by us or by somebody who has not come this far
-            _sync_folder(self._store.root)
+            self._let_go()
         return Upload(
             job_id=self._job_id,
             path=final,
@@ -124,19 +122,27 @@ class UploadWriter:
         )
 
     def close(self) -> None:
-        """Let go; what was not finished is deleted.
+        """Delete what was not finished.
 
         Raises:
             StorageUnavailable: It cannot be; ``UploadStore.sweep`` will.
         """
-        fd, self._fd = self._fd, -1
-        if fd < 0:
+        if not self.open:
             return
         with storage_errors():
             try:
-                os.close(fd)
+                self._let_go()
             finally:
                 self._part.unlink(missing_ok=True)
+
+    @property
+    def open(self) -> bool:
+        """Whether it is neither finished nor closed."""
+        return self._fd >= 0
+
+    def _let_go(self) -> None:
+        fd, self._fd = self._fd, -1
+        os.close(fd)
 
     def __enter__(self) -> Self:
         return self
@@ -162,10 +168,16 @@ class UploadStore:
         self.min_free_bytes = min_free_bytes
 
     def prepare(self) -> None:
-        """Make the folder ready; done by whoever writes to it, at start."""
+        """Make the folder ready; done by whoever writes to it, at start, and by nobody else.
+
+        A process that only reads would mark an unmounted volume's empty place as the store.
+        """
         with storage_errors():
             (self.root / PART_DIR).mkdir(mode=0o700, parents=True, exist_ok=True)
+            for number in range(256):
+                (self.root / f"{number:02x}").mkdir(mode=0o700, exist_ok=True)
             (self.root / MARKER).touch(mode=0o600)
+            _sync_folder(self.root)
 
     def path(self, job_id: uuid.UUID) -> Path:
         # the last digits of a version 7 UUID are random, so the folders fill evenly

@@ -44,6 +44,7 @@ from maintenance import (
     make_loops,
 )
 from models import ErrorLog, TranscriptionJob, Worker
+from speech.audio import DecodeLimits
 from tests import media
 from tests.fakes import FakeClock, eventually
 from tests.jobs import conftest as jobs_conftest
@@ -572,7 +573,7 @@ def put(store: UploadStore, job_id: uuid.UUID, content: bytes = b"x") -> Path:
 
 @pytest.fixture
 def prober(sessions: Sessions, store: UploadStore) -> Prober:
-    return Prober(sessions, store)
+    return Prober(sessions, store, DecodeLimits(max_audio_seconds=60.0))
 
 
 def length(sessions: Sessions, job: TranscriptionJob) -> tuple[float | None, bool]:
@@ -605,7 +606,34 @@ def test_a_header_that_tells_nothing_is_asked_once_and_the_guess_stays(
         put(store, job.id, content)
     prober.run()
 
-    assert length(sessions, job) == (99.0, False)
+    prober_found = read(sessions, job.id).probed_at
+    prober.run()
+
+    assert length(sessions, job) == (99.0, True)
+    assert prober_found is not None
+    assert read(sessions, job.id).probed_at == prober_found
+
+
+def test_a_length_reckoned_from_the_bit_rate_is_still_a_guess(
+    prober: Prober, make_job: MakeJob, sessions: Sessions, store: UploadStore
+) -> None:
+    job = make_job(audio_seconds=99.0)
+    put(store, job.id, media.sound("mp3", "mp3", seconds=5.0, options={"write_xing": "0"}))
+    prober.run()
+
+    seconds, estimated = length(sessions, job)
+    assert seconds == pytest.approx(5.0, abs=0.5)
+    assert estimated
+
+
+def test_a_header_that_claims_more_than_is_allowed_changes_nothing(
+    prober: Prober, make_job: MakeJob, sessions: Sessions, store: UploadStore
+) -> None:
+    job = make_job(audio_seconds=9.0)
+    put(store, job.id, media.wav(media.tone(61.0)))
+    prober.run()
+
+    assert length(sessions, job) == (9.0, True)
 
 
 def test_lengths_are_read_a_few_at_a_time_those_that_wait_longest_first(
@@ -613,11 +641,11 @@ def test_lengths_are_read_a_few_at_a_time_those_that_wait_longest_first(
 ) -> None:
     jobs = [make_job() for _ in range(PROBER_BATCH + 1)]
     prober.run()
-    first = [length(sessions, job)[1] for job in jobs]
+    first = [read(sessions, job.id).probed_at is not None for job in jobs]
     prober.run()
 
-    assert first == [False] * PROBER_BATCH + [True]
-    assert [length(sessions, job)[1] for job in jobs] == [False] * len(jobs)
+    assert first == [True] * PROBER_BATCH + [False]
+    assert all(read(sessions, job.id).probed_at for job in jobs)
 
 
 def test_the_length_of_a_job_that_waits_no_more_is_its_workers_business(
@@ -626,7 +654,7 @@ def test_the_length_of_a_job_that_waits_no_more_is_its_workers_business(
     job = make_job("processing")
     prober.run()
 
-    assert length(sessions, job)[1] is True
+    assert read(sessions, job.id).probed_at is None
 
 
 def test_a_store_that_is_away_settles_nothing(
@@ -638,7 +666,7 @@ def test_a_store_that_is_away_settles_nothing(
     with pytest.raises(StorageUnavailable):
         prober.run()
 
-    assert length(sessions, job)[1] is True
+    assert read(sessions, job.id).probed_at is None
 
 
 # Janitor

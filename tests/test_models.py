@@ -15,7 +15,7 @@ from jobs import lifecycle, queries, retention, statements
 from jobs.lifecycle import Beat, Lane, Lease, StillLease
 from jobs.queries import Place
 from local_servers import PostgresServer
-from maintenance import GUESSED, HELD, PROBER_BATCH
+from maintenance import HELD, PROBER_BATCH, UNPROBED
 from models import (
     FINAL,
     ErrorLog,
@@ -40,13 +40,13 @@ SELECT gen_random_uuid(), 'owner ' || n FROM generate_series(0, {OWNERS - 1}) AS
 INSERT INTO {JOB_TABLE}
        (id, owner_id, status, priority, created_at, completed_at, not_before, engine_name,
         model_name, client_filename, upload_bytes, upload_sha256, upload_deleted_at,
-        audio_seconds, audio_estimated, cancel_requested_at, max_attempts, worker_name,
+        audio_seconds, probed_at, cancel_requested_at, max_attempts, worker_name,
         failure_reason, dead_letter_noted_at)
 SELECT gen_random_uuid(), owners.id, status,
        CASE WHEN n % 10 = 0 THEN 'high' ELSE 'normal' END,
        at, ended_at, at, 'openai-whisper', 'demo', 'talk.wav', 10, '',
        CASE WHEN n % 50 > 0 THEN ended_at END,
-       30, status = 'pending' AND n % 1000 = 60,
+       30, CASE WHEN status <> 'pending' OR n % 1000 <> 60 THEN at END,
        CASE WHEN status = 'cancelled' THEN at END,
        3,
        CASE WHEN status = 'processing' THEN 'w1' END,
@@ -166,8 +166,8 @@ QUERIES: dict[str, tuple[str, Query]] = {
         ),
     ),
     "prober's look": (
-        "guessed",
-        lambda session, _: session.scalars(GUESSED.limit(PROBER_BATCH)).all(),
+        "unprobed",
+        lambda session, _: session.scalars(UNPROBED.limit(PROBER_BATCH)).all(),
     ),
     "lost dead letters": (
         "unnoted",

@@ -76,6 +76,7 @@ def upgrade() -> None:
     sa.Column('upload_deleted_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
     sa.Column('audio_seconds', sa.DOUBLE_PRECISION(), nullable=True),
     sa.Column('audio_estimated', sa.Boolean(), server_default=sa.text('true'), nullable=False),
+    sa.Column('probed_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
     sa.Column('progress', sa.REAL(), server_default=sa.text('0'), nullable=False),
     sa.Column('current_step', sa.Text(), nullable=True),
     sa.Column('cancel_requested_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
@@ -113,7 +114,7 @@ def upgrade() -> None:
     postgresql_with={'fillfactor': '80'}
     )
     op.create_index('ix_transcription_jobs_lane', 'transcription_jobs', ['lane', 'not_before', 'id'], unique=False, postgresql_where=sa.text("status = 'pending'"))
-    op.create_index('ix_transcription_jobs_guessed', 'transcription_jobs', ['not_before'], unique=False, postgresql_where=sa.text("status = 'pending' AND audio_estimated"))
+    op.create_index('ix_transcription_jobs_unprobed', 'transcription_jobs', ['not_before'], unique=False, postgresql_where=sa.text("status = 'pending' AND probed_at IS NULL"))
     op.create_index('ix_transcription_jobs_owner_age', 'transcription_jobs', ['owner_id', sa.literal_column('created_at DESC'), sa.literal_column('id DESC')], unique=False)
     op.create_index('ix_transcription_jobs_owner_status_age', 'transcription_jobs', ['owner_id', 'status', sa.literal_column('created_at DESC'), sa.literal_column('id DESC')], unique=False)
     op.create_index('ix_transcription_jobs_owner_lane', 'transcription_jobs', ['owner_id', 'lane', 'not_before', 'id'], unique=False, postgresql_where=sa.text("status = 'pending'"))
@@ -187,7 +188,7 @@ def downgrade() -> None:
     op.drop_index('ix_transcription_jobs_owner_lane', table_name='transcription_jobs', postgresql_where=sa.text("status = 'pending'"))
     op.drop_index('ix_transcription_jobs_owner_status_age', table_name='transcription_jobs')
     op.drop_index('ix_transcription_jobs_owner_age', table_name='transcription_jobs')
-    op.drop_index('ix_transcription_jobs_guessed', table_name='transcription_jobs', postgresql_where=sa.text("status = 'pending' AND audio_estimated"))
+    op.drop_index('ix_transcription_jobs_unprobed', table_name='transcription_jobs', postgresql_where=sa.text("status = 'pending' AND probed_at IS NULL"))
     op.drop_index('ix_transcription_jobs_lane', table_name='transcription_jobs', postgresql_where=sa.text("status = 'pending'"))
     op.drop_table('transcription_jobs')
     op.drop_index(op.f('ix_api_keys_owner_id'), table_name='api_keys')

@@ -329,6 +329,11 @@ def test_the_thread_beats_until_it_is_closed(process: Process) -> None:
     eventually(lambda: all(thread.name != "heartbeat" for thread in threading.enumerate()))
 
 
+def test_the_first_beat_comes_at_once(process: Process) -> None:
+    with beating(process.keeper(heartbeat_seconds=1000.0)):
+        eventually(lambda: len(process.announced) == 1)
+
+
 def test_a_keeper_that_never_started_can_be_closed(keeper: LeaseKeeper) -> None:
     keeper.close()
 

@@ -310,6 +310,37 @@ def test_a_worker_goes_on_while_postgresql_is_away(
     assert words == 60 * sample("digits-en.wav").text.split()
 
 
+def test_processes_that_start_while_postgresql_is_away_wait_for_it(
+    stack: Stack, tmp_path: Path
+) -> None:
+    server = PostgresServer(tmp_path / "postgres", fast=True)
+    other = stack.at(server.start())
+    server.stop()
+    try:
+        worker, maintenance = other.worker(), other.maintenance()
+        for process in (worker, maintenance):
+            wait_for(lambda process=process: process.said("heartbeat failed"), "it noticed")
+        server.start()
+        job_id = other.submit(SHORT, ring=False)
+        done = other.wait_for_status(job_id, "completed", "failed")
+    finally:
+        server.stop()
+
+    assert (done.status, done.attempt) == ("completed", 1)
+    assert not any(process.said("Traceback") for process in (worker, maintenance))
+
+
+def test_maintenance_never_takes_an_empty_place_for_the_store(stack: Stack, tmp_path: Path) -> None:
+    empty = tmp_path / "not-mounted"
+    empty.mkdir()
+    maintenance = stack.start(
+        "maintenance", "worker.py", "--role", "maintenance", UPLOAD_DIR=str(empty)
+    )
+    wait_for(lambda: maintenance.said("loop waits for what it needs"), "the janitor noticed")
+
+    assert list(empty.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("variable", "value"), [("WHISPER_MODEL_SIZE", "huge"), ("MAX_RETRIES", "many")]
 )
