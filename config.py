@@ -170,7 +170,7 @@ class Settings(BaseSettings):
     model_pool_size: Count = Field(2, description="Loaded instances of one model, at most")
     model_pool_max_size: Count = Field(4, description="Loaded models in all, at most")
     model_pool_memory_mb: Megabytes = Field(
-        0, description="Memory for loaded models; 0: most of what the machine has"
+        0, description="Memory for loaded models on each device; 0: most that there is"
     )
     model_idle_seconds: Wait = Field(900.0, description="Unused models are unloaded after")
     model_download: bool = Field(True, description="Whether missing models may be downloaded")

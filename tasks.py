@@ -137,7 +137,9 @@ class Attempt:
             self._say("preparing model")
             self._bench.fetch(key, self._downloading)
             self._say("loading model")
-            ladder = catalogue.fallbacks(key, translate=self._job.translate)
+            ladder = catalogue.fallbacks(
+                key, language=self._job.language, translate=self._job.translate
+            )
             with self._bench.pool.borrow(
                 key, fallbacks=ladder, cancelled=self._hold.check
             ) as engine:

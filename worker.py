@@ -287,13 +287,14 @@ def make_loader(settings: Settings) -> Callable[[ModelKey], Engine]:
 
 
 def make_pool(settings: Settings, load: Callable[[ModelKey], Engine]) -> ModelPool:
-    memory = settings.model_pool_memory_mb * 2**20 or int(
-        MEMORY_SHARE * psutil.virtual_memory().total
-    )
+    asked = settings.model_pool_memory_mb * 2**20
     limits = PoolLimits(
         max_models=settings.model_pool_max_size,
         max_instances=settings.model_pool_size,
-        max_bytes={"cpu": memory},
+        # unless told, a GPU is filled until it says that it is full
+        max_bytes=dict.fromkeys(("cpu", "cuda", "mps"), asked)
+        if asked
+        else {"cpu": int(MEMORY_SHARE * psutil.virtual_memory().total)},
         idle_seconds=settings.model_idle_seconds,
     )
     return ModelPool(limits, load=load)

@@ -337,18 +337,22 @@ def resolve_compute_type(
     )
 
 
-def fallbacks(key: ModelKey, *, translate: bool = False) -> tuple[ModelKey, ...]:
+def fallbacks(
+    key: ModelKey, *, language: str | None = None, translate: bool = False
+) -> tuple[ModelKey, ...]:
     """What to load instead, best first, when ``key`` does not fit in memory.
 
     On the same device a smaller compute type and then smaller models; after a GPU the same again
     on the CPU. Each needs less memory than the one before it on that device. The turbo model cannot
-    translate, so it is passed over for ``translate``.
+    translate, so it is passed over for ``translate``; so are models that do not know ``language``.
     """
     steps = _smaller_on_device(key, translate=translate)
     if key.device_kind != "cpu":
         cpu = ModelKey(key.engine, key.model, "cpu", COMPUTE_TYPES[key.engine, "cpu"][0])
         steps += (cpu, *_smaller_on_device(cpu, translate=translate))
-    return steps
+    if language is None:
+        return steps
+    return tuple(step for step in steps if language in MODELS[step.model].languages)
 
 
 def carry_over(state: ResumeState, from_model: str, to_model: str) -> ResumeState:

@@ -318,8 +318,8 @@ def test_processes_that_start_while_postgresql_is_away_wait_for_it(
     server.stop()
     try:
         worker, maintenance = other.worker(), other.maintenance()
-        for process in (worker, maintenance):
-            wait_for(lambda process=process: process.said("heartbeat failed"), "it noticed")
+        wait_for(lambda: worker.said("heartbeat failed"), "the worker noticed")
+        wait_for(lambda: maintenance.said("heartbeat failed"), "maintenance noticed")
         server.start()
         job_id = other.submit(SHORT, ring=False)
         done = other.wait_for_status(job_id, "completed", "failed")

@@ -214,6 +214,23 @@ def test_nothing_is_smaller_than_the_smallest_on_a_cpu(model):
     assert catalogue.fallbacks(ModelKey(OPENAI_WHISPER, model, "cpu", "float32")) == ()
 
 
+@pytest.mark.parametrize(
+    ("language", "models"),
+    [
+        ("yue", ["large-v3-turbo"]),
+        ("de", ["large-v3-turbo", "small", "base", "tiny"]),
+        (None, ["large-v3-turbo", "small", "base", "tiny"]),
+    ],
+)
+def test_models_that_do_not_know_the_language_are_passed_over(
+    language: str | None, models: list[str]
+) -> None:
+    key = ModelKey(OPENAI_WHISPER, "large-v3", "cpu", "float32")
+    steps = catalogue.fallbacks(key, language=language)
+
+    assert [step.model for step in steps] == models
+
+
 @pytest.mark.parametrize("model", list(catalogue.MODELS))
 @pytest.mark.parametrize("engine", catalogue.ENGINES)
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
