@@ -10,7 +10,7 @@
       EngineError                 the model failed: tried again
         EngineOutOfMemory, ModelUnavailable, ModelLoadFailed
       CapacityError               try later
-        DatabaseUnavailable, StorageUnavailable, DiskFull, PoolTimeout
+        DatabaseUnavailable, StorageUnavailable, DiskFull, PoolTimeout, DecoderKilled
       ConflictError               the job's state does not allow it
         JobFinished, JobNotFinished, JobWithoutResult, JobNotFailed
       LeaseLost                   this worker no longer owns the job
@@ -210,6 +210,12 @@ class PoolTimeout(CapacityError):
     """No model became free in time."""
 
     code = "pool_timeout"
+
+
+class DecoderKilled(CapacityError):
+    """The decoder was killed from outside, as happens when a machine's memory is full."""
+
+    code = "decoder_killed"
 
 
 class ConflictError(ServiceError):

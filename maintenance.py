@@ -22,7 +22,7 @@ from sqlalchemy import Row, func, select
 from celery_app import DEAD_LETTER, DLQ, LANES, TRANSCRIBE, WINDOW_KEY
 from config import Settings
 from database import Sessions, get_db_session
-from errors import MediaError, ServiceError
+from errors import ServiceError, StorageUnavailable
 from jobs import lifecycle, retention, workers
 from jobs.lifecycle import Backoff, Lane, StillLease
 from jobs.uploads import UploadStore
@@ -281,7 +281,9 @@ class Prober:
         """The length in seconds, if the header tells it, and whether it is only a guess."""
         try:
             media = audio.probe(self._uploads.find(job_id), self._limits)
-        except MediaError:
+        except StorageUnavailable:
+            raise
+        except ServiceError:
             return None, True  # its worker will say what is wrong with it
         return media.audio_seconds, media.estimated or media.audio_seconds is None
 

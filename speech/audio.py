@@ -301,7 +301,10 @@ def _judge(status: int, said: bytes, limits: DecodeLimits) -> dict[str, Any]:
     raise refusal(**figures, **{name: getattr(limits, name) for name in told})
 
 
-def _died(signal_number: int, limits: DecodeLimits) -> errors.DecodeLimit:
+def _died(signal_number: int, limits: DecodeLimits) -> errors.ServiceError:
+    if signal_number == signal.SIGKILL:
+        # not one of its own limits: something else may have filled the memory
+        return errors.DecoderKilled()
     if signal_number in {signal.SIGALRM, signal.SIGXCPU}:
         return errors.DecodeLimit(timeout_seconds=limits.timeout_seconds)
     return errors.DecodeLimit(signal=signal_number)

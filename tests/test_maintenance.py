@@ -23,7 +23,7 @@ from uuid_utils.compat import uuid7
 from celery_app import DLQ, LANES, WINDOW_KEY, make_celery, make_redis, send
 from config import Settings
 from database import Sessions
-from errors import DatabaseUnavailable, StorageUnavailable
+from errors import DatabaseUnavailable, DecoderKilled, ServiceError, StorageUnavailable
 from jobs import lifecycle, workers
 from jobs.lifecycle import Beat, Lease, StillLease
 from jobs.retention import ORPHAN_SECONDS
@@ -44,7 +44,8 @@ from maintenance import (
     make_loops,
 )
 from models import ErrorLog, TranscriptionJob, Worker
-from speech.audio import DecodeLimits
+from speech import audio
+from speech.audio import DecodeLimits, MediaInfo
 from tests import media
 from tests.fakes import FakeClock, eventually
 from tests.jobs import conftest as jobs_conftest
@@ -655,6 +656,32 @@ def test_the_length_of_a_job_that_waits_no_more_is_its_workers_business(
     prober.run()
 
     assert read(sessions, job.id).probed_at is None
+
+
+@pytest.mark.parametrize("failure", [DecoderKilled(), ServiceError("no clear answer")])
+def test_a_file_that_its_decoder_dies_of_does_not_hold_up_the_others(
+    failure: ServiceError,
+    prober: Prober,
+    make_job: MakeJob,
+    sessions: Sessions,
+    store: UploadStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bad, good = make_job(), make_job()
+    put(store, bad.id, media.TEXT)
+    put(store, good.id, media.wav(media.tone(2.5)))
+    probe = audio.probe
+
+    def dying(source: Path, limits: DecodeLimits) -> MediaInfo:
+        if source == store.path(bad.id):
+            raise failure
+        return probe(source, limits)
+
+    monkeypatch.setattr(audio, "probe", dying)
+    prober.run()
+
+    assert length(sessions, good) == (2.5, False)
+    assert read(sessions, bad.id).probed_at is not None
 
 
 def test_a_store_that_is_away_settles_nothing(

@@ -111,20 +111,31 @@ def test_it_ends_when_its_time_is_up(upload: Path, target: Path) -> None:
     assert caught.value.data == {"timeout_seconds": 0.2}
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_its_death_is_the_files_fault(number: signal.Signals, upload: Path, target: Path) -> None:
-    def kill(seconds: float) -> None:
+def send(number: signal.Signals) -> Callable[[float], None]:
+    def send_when_it_decodes(seconds: float) -> None:
         if seconds > 0:
             the_child().send_signal(number)
 
-    with nothing_left(upload.parent), pytest.raises(errors.DecodeLimit) as caught:
-        decode(upload, target, DAY, progress=kill)
+    return send_when_it_decodes
 
-    assert caught.value.data == {"signal": number}
+
+def test_its_death_is_the_files_fault(upload: Path, target: Path) -> None:
+    with nothing_left(upload.parent), pytest.raises(errors.DecodeLimit) as caught:
+        decode(upload, target, DAY, progress=send(signal.SIGSEGV))
+
+    assert caught.value.data == {"signal": signal.SIGSEGV}
+    assert not caught.value.retryable
+
+
+def test_its_being_killed_may_have_been_the_machines_fault(upload: Path, target: Path) -> None:
+    with nothing_left(upload.parent), pytest.raises(errors.DecoderKilled) as caught:
+        decode(upload, target, DAY, progress=send(signal.SIGKILL))
+
+    assert caught.value.retryable
 
 
 def test_the_worker_goes_on_after_its_death(upload: Path, target: Path) -> None:
-    with pytest.raises(errors.DecodeLimit):
+    with pytest.raises(errors.DecoderKilled):
         decode(upload, target, DAY, progress=lambda seconds: the_child().kill())
 
     upload.write_bytes(media.wav())
