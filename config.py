@@ -198,8 +198,11 @@ class Settings(BaseSettings):
     max_retries: int = Field(3, ge=0, le=100, description="Tries after the first failed one")
     retry_base_seconds: Pause = Field(10.0, description="Pause before the first retry")
     retry_cap_seconds: Pause = Field(600.0, description="Longest pause before a retry")
+    max_solo_crashes: int = Field(
+        2, ge=1, le=100, description="Deaths of a job's own process after which it is poison"
+    )
     max_crashes: int = Field(
-        3, ge=1, le=100, description="Worker deaths after which a job is poison"
+        12, ge=1, le=100, description="Deaths of whole workers after which a job is poison"
     )
     drain_seconds: Wait = Field(
         25.0, description="On SIGTERM, how long running jobs may go on before handing back"

@@ -8,14 +8,14 @@
         NotAudio, NoAudioStream, NoAudioSamples, AudioTooLong, TooManyStreams, TooManyChannels,
         BadSampleRate, DecodeLimit, UploadMissing
       EngineError                 the model failed: tried again
-        EngineOutOfMemory, ModelUnavailable, ModelLoadFailed
+        EngineOutOfMemory, ModelUnavailable, ModelLoadFailed, ProcessDied
       CapacityError               try later
         DatabaseUnavailable, StorageUnavailable, DiskFull, PoolTimeout, DecoderKilled
       ConflictError               the job's state does not allow it
         JobFinished, JobNotFinished, JobWithoutResult, JobNotFailed
       LeaseLost                   this worker no longer owns the job
       Interrupted                 an attempt was asked to stop
-        CancelRequested, Draining, DeadlineExceeded
+        CancelRequested, Draining, DeadlineExceeded, Occupied
       SettingsError               the configuration is wrong
       LocalServerFailed           our own PostgreSQL or Valkey does not run
 
@@ -182,6 +182,12 @@ class ModelLoadFailed(EngineError):
     code = "model_load_failed"
 
 
+class ProcessDied(EngineError):
+    """The job's own process died while it transcribed."""
+
+    code = "process_died"
+
+
 class CapacityError(ServiceError):
     """The service cannot take this now; try again later."""
 
@@ -277,6 +283,12 @@ class DeadlineExceeded(Interrupted):
     """The attempt took longer than its deadline."""
 
     code = "deadline"
+
+
+class Occupied(Interrupted):
+    """Another job that has to run alone does."""
+
+    code = "occupied"
 
 
 class SettingsError(ServiceError):

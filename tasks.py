@@ -9,6 +9,7 @@ would cost the worker a slot for ever (celery issue 10462).
 
 from __future__ import annotations
 
+import functools
 import logging
 import traceback
 import uuid
@@ -31,6 +32,8 @@ from errors import (
     Draining,
     EngineOutOfMemory,
     LeaseLost,
+    Occupied,
+    ProcessDied,
     ServiceError,
 )
 from jobs import lifecycle
@@ -39,6 +42,7 @@ from jobs.lifecycle import Backoff, ClaimedJob, Failure, Outcome
 from jobs.uploads import UploadStore
 from model_pool import Loan, ModelPool
 from models import JobStatus, TranscriptionWindow
+from solo import Solo, SoloLoan
 from speech import audio
 from speech.audio import Decoded, DecodeLimits
 from speech.engines import ModelKey, catalogue
@@ -54,6 +58,8 @@ OUTAGE_SECONDS = 1800.0
 #: Pause between two tries to write, at first and at most.
 FIRST_PAUSE_SECONDS = 0.5
 LAST_PAUSE_SECONDS = 5.0
+#: A suspect that finds another one running comes back after so long.
+PUT_OFF_SECONDS = 5.0
 #: ISO 639-2's code for "undetermined": audio in which nothing was decoded.
 NO_LANGUAGE = "und"
 
@@ -72,6 +78,8 @@ class Workbench:
     uploads: UploadStore
     keeper: LeaseKeeper
     pool: ModelPool
+    #: Lends models to suspects, each in a process of its own.
+    solo: Solo
     doorbell: Doorbell
     #: The model that a job's engine and model name mean on this machine.
     key_of: Callable[[str, str], ModelKey]
@@ -126,6 +134,11 @@ class Attempt:
             self._end("job cancelled", lifecycle.acknowledge_cancel)
         except Draining:
             self._end("job handed back", lifecycle.hand_back)
+        except Occupied:
+            self._end(
+                "suspect put off",
+                functools.partial(lifecycle.hand_back, pause_seconds=PUT_OFF_SECONDS),
+            )
         except BaseException as error:  # noqa: BLE001 - whatever it is, it must not cost a slot
             self._fail(error)
             raise AttemptFailed(_code_of(error)) from None
@@ -140,9 +153,8 @@ class Attempt:
             ladder = catalogue.fallbacks(
                 key, language=self._job.language, translate=self._job.translate
             )
-            with self._bench.pool.borrow(
-                key, fallbacks=ladder, cancelled=self._hold.check
-            ) as engine:
+            lender = self._bench.solo if self._job.isolate else self._bench.pool
+            with lender.borrow(key, fallbacks=ladder, cancelled=self._hold.check) as engine:
                 self._model_used = str(engine.key)
                 self._say("transcribing")
                 self._hold.start_deadline(self._bench.settings.deadline_seconds(audio_seconds))
@@ -223,7 +235,9 @@ class Attempt:
         self._say(f"downloading model{share}")
         self._hold.check()
 
-    def _keep(self, window: Window, index: int, audio_seconds: float, engine: Loan) -> None:
+    def _keep(
+        self, window: Window, index: int, audio_seconds: float, engine: Loan | SoloLoan
+    ) -> None:
         self._hold.check()
         progress = min(1.0, window.end_seconds / audio_seconds)
         self._hold.sign(progress=progress)
@@ -239,7 +253,7 @@ class Attempt:
             )
         )
 
-    def _note(self, engine: Loan) -> None:
+    def _note(self, engine: Loan | SoloLoan) -> None:
         self._model_used = str(engine.key)
         self._steps_down = [
             {"from": str(step.from_key), "to": str(step.to_key), "reason": step.reason}
@@ -323,6 +337,14 @@ class Attempt:
             self._bench.doorbell.ring(DEAD_LETTER, self._lease.job_id, DLQ)
 
     def _write_failure(self, session: Session, error: BaseException, failure: Failure) -> JobStatus:
+        if isinstance(error, ProcessDied):
+            return lifecycle.crash(
+                session,
+                self._lease,
+                failure,
+                max_solo_crashes=self._bench.settings.max_solo_crashes,
+                backoff=self._bench.backoff,
+            )
         if isinstance(error, ServiceError) and not error.retryable:
             return lifecycle.fail(session, self._lease, failure)
         return lifecycle.retry(session, self._lease, failure, self._bench.backoff)

@@ -1,8 +1,9 @@
 """Starts a worker process: its parts, its signals, its end.
 
-``python worker.py`` transcribes; ``python worker.py --role maintenance`` dispatches, reaps and
-takes the dead letter queue. On SIGTERM a worker takes nothing new, lets running jobs finish for
-DRAIN_SECONDS, hands the rest back at their next window, and exits whatever hangs.
+``python worker.py`` transcribes; ``--role maintenance`` dispatches, reaps and takes the dead letter
+queue; ``--role solo`` is a worker's own child, for a job that an earlier worker died of. On SIGTERM
+a worker takes nothing new, lets running jobs finish for DRAIN_SECONDS, hands the rest back at their
+next window, and exits whatever hangs.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from sqlalchemy.orm import Session
 
 import tasks
 from celery_app import DLQ, Doorbell, make_celery, make_redis, send
-from config import Settings
+from config import PROJECT_DIR, Settings
 from database import Sessions, get_db_session, make_engine, make_sessions
 from errors import LeaseLost, ModelUnavailable, ServiceError, SettingsError, UnknownModel
 from jobs import lifecycle, workers
@@ -37,6 +38,7 @@ from jobs.uploads import UploadStore
 from jobs.workers import WorkerState
 from maintenance import make_loops
 from model_pool import ModelPool, PoolLimits
+from solo import Solo, serve
 from speech import audio, engines
 from speech.audio import Decoded
 from speech.engines import Engine, ModelKey, ModelStore, catalogue
@@ -55,6 +57,8 @@ EXIT_STALLED: Final = 70
 #: Share of the machine's memory that models may take, unless MODEL_POOL_MEMORY_MB says.
 MEMORY_SHARE: Final = 0.75
 MAINTENANCE_HEARTBEAT_SECONDS: Final = 10.0
+#: The child that a suspect runs in.
+SOLO: Final = (sys.executable, str(PROJECT_DIR / "worker.py"), "--role", "solo")
 
 
 class ModelWorker:
@@ -67,11 +71,13 @@ class ModelWorker:
         *,
         load: Callable[[ModelKey], Engine] | None = None,
         decode: Callable[..., Decoded] = audio.decode,
+        solo: Sequence[str] = SOLO,
     ) -> None:
         """Build everything; nothing is connected or loaded yet.
 
         Args:
-            load, decode: Others than the real ones, for measuring what is around them.
+            load, decode, solo: Others than the real ones, for measuring what is around them and
+                for showing what it survives.
         """
         self.settings = settings
         self.name = _process_name()
@@ -94,6 +100,7 @@ class ModelWorker:
             uploads=make_uploads(settings),
             keeper=self.keeper,
             pool=self.pool,
+            solo=Solo(solo, settings.scratch_path, silence_seconds=settings.stall_seconds / 2),
             doorbell=Doorbell.of(
                 app, make_redis(settings), budget_seconds=settings.publish_budget_ms / 1000
             ),
@@ -343,6 +350,13 @@ def wait_for_model(settings: Settings) -> None:
             return
 
 
+def run_solo(settings: Settings, load: Callable[[ModelKey], Engine]) -> None:
+    """Be the child that a suspect runs in: answers go where standard output went."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print is no answer
+    serve(make_pool(settings, load).borrow, sys.stdin, answers)
+
+
 def run(app: Celery, process: ModelWorker | Maintenance, queues: Sequence[str], slots: int) -> None:
     """Run Celery's worker in this process until it is told to stop."""
 
@@ -373,12 +387,15 @@ def run(app: Celery, process: ModelWorker | Maintenance, queues: Sequence[str], 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Start a worker process.")
-    parser.add_argument("--role", choices=("worker", "maintenance"), default="worker")
+    parser.add_argument("--role", choices=("worker", "maintenance", "solo"), default="worker")
     role = parser.parse_args(arguments).role
     try:
         settings = Settings.from_env()
         require_model(settings)
         configure_logging(settings.log_level, settings.log_format)
+        if role == "solo":
+            run_solo(settings, make_loader(settings))
+            return
         app = make_celery(settings)
         if role == "maintenance":
             maintenance = Maintenance(settings, app)

@@ -297,13 +297,37 @@ def fail(session: Session, lease: Lease, failure: Failure) -> JobStatus:
     return JobStatus(_fenced(session, statements.FAIL, lease, **_failure(lease, failure)).status)
 
 
-def hand_back(session: Session, lease: Lease) -> JobStatus:
+def hand_back(session: Session, lease: Lease, *, pause_seconds: float = 0.0) -> JobStatus:
     """Return a job that was not finished, and the attempt with it.
+
+    Args:
+        pause_seconds: No attempt starts before.
 
     Raises:
         LeaseLost: Another worker owns the job.
     """
-    return JobStatus(_fenced(session, statements.HAND_BACK, lease).status)
+    row = _fenced(session, statements.HAND_BACK, lease, pause=pause_seconds)
+    return JobStatus(row.status)
+
+
+def crash(
+    session: Session, lease: Lease, failure: Failure, *, max_solo_crashes: int, backoff: Backoff
+) -> JobStatus:
+    """End the attempt of a suspect whose own process died; the attempt itself is given back.
+
+    Raises:
+        LeaseLost: Another worker owns the job.
+    """
+    row = _fenced(
+        session,
+        statements.SOLO_CRASH,
+        lease,
+        **_failure(lease, failure),
+        max_solo_crashes=max_solo_crashes,
+        base=backoff.base_seconds,
+        cap=backoff.cap_seconds,
+    )
+    return JobStatus(row.status)
 
 
 def cancel(

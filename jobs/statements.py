@@ -188,8 +188,8 @@ UPDATE transcription_jobs
        completed_at = CASE WHEN cancel_requested_at IS NOT NULL THEN now() END,
        attempt = GREATEST(attempt - 1, 0),
        interrupt_count = interrupt_count + 1,
-       not_before = now(),
-       dispatch_due_at = now(),
+       not_before = now() + make_interval(secs => :pause),
+       dispatch_due_at = now() + make_interval(secs => :pause),
        dispatch_count = 0,
        {_NO_LEASE}
  WHERE id = :job_id
@@ -197,6 +197,35 @@ UPDATE transcription_jobs
    AND lease_epoch = :epoch
 RETURNING status
 """)
+
+#: The process of its own that a suspect had died: it is nobody else's fault.
+SOLO_CRASH: Final = text(f"""
+WITH ended AS (
+    UPDATE transcription_jobs
+       SET status = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
+                         WHEN solo_crash_count + 1 >= :max_solo_crashes THEN 'failed'
+                         ELSE 'pending' END,
+           failure_reason = CASE WHEN cancel_requested_at IS NULL
+                                  AND solo_crash_count + 1 >= :max_solo_crashes
+                                 THEN 'poison' END,
+           completed_at = CASE WHEN cancel_requested_at IS NOT NULL
+                                 OR solo_crash_count + 1 >= :max_solo_crashes THEN now() END,
+           solo_crash_count = solo_crash_count + 1,
+           attempt = GREATEST(attempt - 1, 0),
+           not_before = now() + delay.pause,
+           dispatch_due_at = now() + delay.pause,
+           dispatch_count = 0,
+           error_code = :code,
+           error_message = :message,
+           {_NO_LEASE}
+      FROM (SELECT {_BACKOFF.format(exponent="0")} AS pause) AS delay
+     WHERE id = :job_id
+       AND status = 'processing'
+       AND lease_epoch = :epoch
+    RETURNING id, lease_epoch, status
+), logged AS ({_LOG_ERROR})
+SELECT status FROM ended
+""").bindparams(bindparam("context", type_=JSONB))
 
 #: The client's wish: at once while the job waits, at the next window while it is processed.
 CANCEL: Final = text("""

@@ -26,13 +26,13 @@ ROWS = (
     {"speech", "local_servers"},
     {"models"},
     {"database"},
-    {"auth", "celery_app", "jobs", "model_pool", "model_shelf"},
+    {"auth", "celery_app", "jobs", "model_pool", "model_shelf", "solo"},
     {"api", "tasks", "maintenance"},
     {"app", "cli", "migrations", "serve", "worker"},  # entry points
     {"bench", "compose", "training"},  # tools beside the service
 )
 #: Modules that are one thing in two files.
-UNITS = {"model_shelf": "model_pool"}
+UNITS = {"model_shelf": "model_pool", "solo": "model_pool"}
 ENGINES = {"ctranslate2", "faster_whisper", "openvino", "torch", "whisper"}
 HTTP = {"fastapi", "starlette", "uvicorn"}
 DATABASE = {"alembic", "psycopg2", "sqlalchemy"}
@@ -52,6 +52,7 @@ NEVER: Mapping[str, set[str]] = {
     "migrations": {"jobs", "speech", "telemetry", *BROKER, *ENGINES, *HTTP},
     "model_pool": {"config", "database", "models", *BROKER, *DATABASE, *ENGINES, *HTTP},
     "models": {"config", "speech", "telemetry", *BROKER, *ENGINES, *HTTP},
+    "solo": {"config", "database", "models", *BROKER, *DATABASE, *ENGINES, *HTTP},
     "serve": {"api", "jobs", "models", "speech", "tasks", *BROKER, *ENGINES, *HTTP},
     "speech": {"config", "telemetry", *BROKER, *DATABASE, *HTTP},
     "tasks": {"api", "app", *ENGINES, *HTTP},

@@ -61,6 +61,10 @@ def reap(session: Session, job: TranscriptionJob) -> object:
     return lifecycle.reap(session, [still(job)], max_crashes=3, backoff=NO_PAUSE)
 
 
+def crash(session: Session, job: TranscriptionJob) -> object:
+    return lifecycle.crash(session, lease_of(job), FAILURE, max_solo_crashes=2, backoff=NO_PAUSE)
+
+
 VERBS = {
     "claim": Verb(lambda s, j: lifecycle.claim(s, j.id, "w2"), {"pending": "processing"}),
     "heartbeat": Verb(
@@ -92,6 +96,7 @@ VERBS = {
         lambda s, j: lifecycle.hand_back(s, lease_of(j)),
         {"processing": "pending", "cancelling": "cancelled"},
     ),
+    "crash": Verb(crash, {"processing": "pending", "cancelling": "cancelled"}),
     "cancel": Verb(
         lambda s, j: lifecycle.cancel(s, j.id),
         {
@@ -147,7 +152,16 @@ def test_each_verb_acts_only_where_it_may(
 
 @pytest.mark.parametrize(
     "name",
-    ["report", "save_window", "complete", "retry", "fail", "hand_back", "acknowledge_cancel"],
+    [
+        "report",
+        "save_window",
+        "complete",
+        "retry",
+        "fail",
+        "hand_back",
+        "crash",
+        "acknowledge_cancel",
+    ],
 )
 def test_a_worker_whose_lease_is_old_changes_nothing(
     name: str, make_job: MakeJob, sessions: Sessions
@@ -292,6 +306,34 @@ def test_the_third_crash_is_poison_and_crashes_use_up_no_attempt(
     with sessions() as session:
         codes = session.scalars(select(ErrorLog.error_code)).all()
     assert codes == ["worker_lost"] * 3
+
+
+def test_the_second_death_alone_is_poison_and_uses_up_no_attempt(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    job = make_job()
+    ends = []
+    for _ in range(2):
+        claim(sessions, job.id)
+        with sessions.begin() as session:
+            status = crash(session, read(sessions, job.id))
+        ends.append((status, read(sessions, job.id).attempt))
+
+    assert ends == [("pending", 0), ("failed", 0)]
+    after = read(sessions, job.id)
+    assert (after.failure_reason, after.solo_crash_count, after.crash_count) == ("poison", 2, 0)
+    with sessions() as session:
+        assert session.scalars(select(ErrorLog.error_code)).all() == [FAILURE.code] * 2
+
+
+def test_a_suspect_that_is_put_off_is_not_due_at_once(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    job = make_job("processing")
+    with sessions.begin() as session:
+        lifecycle.hand_back(session, lease_of(job), pause_seconds=60)
+
+        assert lifecycle.claim(session, job.id, "w2") is None
 
 
 def test_a_lease_that_beat_since_it_was_seen_is_not_reaped(
