@@ -7,9 +7,11 @@ this one needs nothing that the two engines do not bring.
 from __future__ import annotations
 
 import base64
+import functools
 import gzip
 import itertools
 import json
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import numpy as np
 import torch
 from ctranslate2.specs import WhisperSpec
 from ctranslate2.specs.common_spec import LayerNormSpec, LinearSpec
+from ctranslate2.specs.model_spec import ACCEPTED_MODEL_TYPES
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as FastTokenizer
 from torch import Tensor
@@ -44,14 +47,48 @@ def convert(checkpoint: Path, target: Path, *, quantization: str | None = None) 
             is loaded as any compute type all the same.
 
     Raises:
-        ModelLoadFailed: it is not a checkpoint, or CTranslate2 has no such quantization.
-        ModelUnavailable: ``target`` cannot be written.
+        InvalidRequest: CTranslate2 has no such quantization.
+        ModelUnavailable: ``checkpoint`` cannot be read, ``target`` cannot be written or is there.
+        ModelLoadFailed: ``checkpoint`` is none.
     """
-    with building(target) as folder, translated(errors.ModelLoadFailed):
-        _write(checkpoint, folder, quantization)
+    if quantization is not None and quantization not in ACCEPTED_MODEL_TYPES:
+        raise errors.InvalidRequest(
+            f"There is no quantization {quantization[:32]!r}; "
+            f"there is: {', '.join(ACCEPTED_MODEL_TYPES)}."
+        )
+    _require_readable(checkpoint)
+    refusal = functools.partial(
+        errors.ModelLoadFailed, f"{checkpoint.name} is not a checkpoint of openai-whisper's."
+    )
+    with building(target) as folder:
+        with translated(refusal):
+            converted = _converted(checkpoint, quantization)
+        converted.save(folder)
 
 
-def _write(checkpoint: Path, folder: Path, quantization: str | None) -> None:
+def _require_readable(checkpoint: Path) -> None:
+    try:
+        with checkpoint.open("rb"):
+            pass
+    except OSError as error:
+        raise errors.ModelUnavailable(f"{checkpoint} cannot be read: {error.strerror}.") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Converted:
+    spec: WhisperSpec
+    tokenizer: Tokenizer
+    n_mels: int
+
+    def save(self, folder: Path) -> None:
+        self.spec.save(str(folder))
+        fast_tokenizer(self.tokenizer).save(str(folder / "tokenizer.json"))
+        features = {"feature_size": self.n_mels, "sampling_rate": 16000, "chunk_length": 30}
+        features |= {"hop_length": 160, "n_fft": 400}
+        (folder / "preprocessor_config.json").write_text(json.dumps(features), encoding="utf-8")
+
+
+def _converted(checkpoint: Path, quantization: str | None) -> _Converted:
     stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
     dims = ModelDimensions(**stored["dims"])
     multilingual = dims.n_vocab >= _MULTILINGUAL
@@ -66,11 +103,7 @@ def _write(checkpoint: Path, folder: Path, quantization: str | None) -> None:
     spec.register_vocabulary(vocabulary(tokenizer))
     spec.validate()
     spec.optimize(quantization=quantization)
-    spec.save(str(folder))
-    fast_tokenizer(tokenizer).save(str(folder / "tokenizer.json"))
-    features = {"feature_size": dims.n_mels, "sampling_rate": 16000, "chunk_length": 30}
-    features |= {"hop_length": 160, "n_fft": 400}
-    (folder / "preprocessor_config.json").write_text(json.dumps(features), encoding="utf-8")
+    return _Converted(spec, tokenizer, dims.n_mels)
 
 
 def _set_weights(spec: Any, weights: Weights) -> None:

@@ -25,7 +25,7 @@ class translated:  # noqa: N801 - reads as a statement: ``with translated():``
 
     def __init__(
         self,
-        otherwise: type[errors.EngineError] = errors.EngineError,
+        otherwise: Callable[[], errors.EngineError] = errors.EngineError,
         *,
         on_out_of_memory: Callable[[], None] = lambda: None,
     ) -> None:
@@ -44,7 +44,7 @@ class translated:  # noqa: N801 - reads as a statement: ``with translated():``
         if not isinstance(error, Exception) or isinstance(error, errors.ServiceError):
             return
         if not is_out_of_memory(error):
-            raise self._otherwise from error
+            raise self._otherwise() from error
         error.add_note("".join(traceback.format_tb(trace)))
         # Clearing its frames would not do: each also holds its function, and that its closure.
         error.__traceback__ = None

@@ -138,6 +138,8 @@ class ModelStore:
         with self.locked(folder.name, progress):
             if not is_converted(folder):
                 logger.info("converting model", extra={"model": spec.name})
+                # What is there is in pieces, and this folder's name is ours.
+                shutil.rmtree(folder, ignore_errors=True)
                 convert(checkpoint, folder)
         return folder
 
@@ -160,21 +162,33 @@ def building(folder: Path) -> Iterator[Path]:
     """Give an empty folder to fill that becomes ``folder`` all at once, or vanishes.
 
     Raises:
-        ModelUnavailable: it cannot be made or written.
+        ModelUnavailable: it cannot be made or written, or something is there already.
     """
+    target = folder.absolute()
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        if not _has_room(target):
+            raise errors.ModelUnavailable(
+                f"{folder} cannot be made: something is there already. Name a new folder."
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
             yield draft
             draft.chmod(0o755)
-            # What is there already is in pieces: a whole one would not have been made again.
-            shutil.rmtree(folder, ignore_errors=True)
-            draft.rename(folder)
+            # Takes the place of an empty folder, and of nothing else.
+            draft.rename(target)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:
         raise errors.ModelUnavailable(f"{folder} cannot be made: {error.strerror}.") from error
+
+
+def _has_room(target: Path) -> bool:
+    """Whether nothing is lost when a folder of that name is made."""
+    if target.is_symlink() or not target.is_dir():
+        return not target.is_symlink() and not target.exists()
+    # Whoever stands in a folder would go on seeing the old one.
+    return not any(target.iterdir()) and not target.samefile(Path.cwd())
 
 
 def is_converted(folder: Path) -> bool:

@@ -137,14 +137,34 @@ def test_what_is_no_checkpoint_is_an_error_and_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "mine.pt"]
 
 
-def test_a_folder_in_pieces_is_replaced(tmp_path):
+def test_what_is_no_checkpoint_is_named(tmp_path):
+    (tmp_path / "mine.pt").write_bytes(b"not a checkpoint")
+
+    with pytest.raises(errors.ModelLoadFailed, match=r"^mine\.pt is not a checkpoint"):
+        convert(tmp_path / "mine.pt", tmp_path / "converted")
+
+
+def test_a_checkpoint_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(errors.ModelUnavailable, match=r"mine\.pt cannot be read: No such file"):
+        convert(tmp_path / "mine.pt", tmp_path / "converted")
+
+
+def test_a_quantization_that_is_not_there_is_refused_with_those_that_are(tmp_path):
     write_checkpoint(tmp_path / "mine.pt")
-    (tmp_path / "converted").mkdir()
-    (tmp_path / "converted" / "model.bin").touch()
 
-    convert(tmp_path / "mine.pt", tmp_path / "converted")
+    with pytest.raises(errors.InvalidRequest, match=r"'int9'; there is: int8, .*float32\.$"):
+        convert(tmp_path / "mine.pt", tmp_path / "converted", quantization="int9")
 
-    assert is_converted(tmp_path / "converted")
+
+def test_a_folder_with_a_file_in_it_is_left_alone(tmp_path):
+    write_checkpoint(tmp_path / "mine.pt")
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "thesis.txt").write_text("years of work")
+
+    with pytest.raises(errors.ModelUnavailable, match=r"something is there already"):
+        convert(tmp_path / "mine.pt", tmp_path / "papers")
+
+    assert (tmp_path / "papers" / "thesis.txt").read_text() == "years of work"
 
 
 TOKENIZERS = {

@@ -13,7 +13,7 @@ import errors
 from speech.engines import catalogue
 from speech.engines.catalogue import ModelSpec
 from speech.engines.downloads import Patience
-from speech.engines.store import DEMO_CHECKPOINT, ModelStore, is_converted
+from speech.engines.store import DEMO_CHECKPOINT, ModelStore, building, is_converted
 from tests.speech.engines.web import Fault, Site
 
 CONTENT = hashlib.shake_256(b"a model").digest(600_000)
@@ -235,3 +235,67 @@ def test_another_checkpoint_is_converted_anew(store):
     put(store, b"other")
 
     assert store.converted(other, convert) != old
+
+
+def test_a_cached_folder_in_pieces_is_made_again(store):
+    put(store, CONTENT)
+    folder = store.converted(SPEC, convert)
+    (folder / "config.json").unlink()
+    (folder / "stray").touch()
+
+    def convert_at_once(checkpoint: Path, target: Path) -> None:
+        with building(target) as draft:
+            convert(checkpoint, draft)
+
+    store.converted(SPEC, convert_at_once)
+
+    assert is_converted(folder)
+    assert not (folder / "stray").exists()
+
+
+def build(folder: Path) -> None:
+    with building(folder) as draft:
+        fill(draft)
+
+
+def test_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "new").mkdir()
+    build(tmp_path / "new")
+
+    assert is_converted(tmp_path / "new")
+
+
+@pytest.mark.parametrize("occupy", [Path.touch, lambda path: path.symlink_to("nowhere")])
+def test_what_has_the_name_already_is_left_alone(tmp_path, occupy):
+    occupy(tmp_path / "mine")
+    before = (tmp_path / "mine").lstat()
+
+    with pytest.raises(errors.ModelUnavailable, match="something is there already"):
+        build(tmp_path / "mine")
+
+    assert (tmp_path / "mine").lstat() == before
+
+
+@pytest.mark.parametrize("files", [[], ["thesis.txt"]])
+def test_the_current_folder_is_never_replaced(tmp_path, monkeypatch, files):
+    monkeypatch.chdir(tmp_path)
+    for name in files:
+        Path(name).touch()
+
+    with pytest.raises(errors.ModelUnavailable, match="something is there already"):
+        build(Path())
+
+    assert [path.name for path in tmp_path.iterdir()] == files
+
+
+def test_what_comes_to_be_there_meanwhile_is_left_alone(tmp_path):
+    def build_too_late() -> None:
+        with building(tmp_path / "mine") as draft:
+            fill(draft)
+            (tmp_path / "mine").mkdir()
+            (tmp_path / "mine" / "thesis.txt").touch()
+
+    with pytest.raises(errors.ModelUnavailable, match="Directory not empty"):
+        build_too_late()
+
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine", "thesis.txt"]
