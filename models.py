@@ -208,7 +208,7 @@ class TranscriptionJob(Base):
     model_used: Mapped[str | None]
     #: True when the model used is not the one asked for.
     degraded: Mapped[bool] = mapped_column(server_default=text("false"))
-    #: Steps down after running out of memory: from, to, when.
+    #: Steps down after running out of memory: from, to, reason.
     fallbacks: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))
     #: Codes of what the client should know, such as truncated_input.
     warnings: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))
