@@ -5,12 +5,16 @@ Imports no engine: the web process reads this too.
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 from dataclasses import dataclass, replace
 
 import errors
 from speech.engines.languages import LANGUAGES
 from speech.transcript import ResumeState
+
+logger = logging.getLogger(__name__)
 
 OPENAI_WHISPER = "openai-whisper"
 FASTER_WHISPER = "faster-whisper"
@@ -303,18 +307,25 @@ def resolve_device(asked: str, hardware: Hardware) -> str:
     if asked in here:
         return asked
     raise errors.SettingsError(
-        f"There is no device {asked!r} for this engine here; there is: {', '.join(here)}.",
-        device=asked,
+        f"WHISPER_DEVICE={asked}: this engine has no such device here; it has {', '.join(here)}"
     )
 
 
 def resolve_compute_type(
-    asked: str, *, engine: str, device: str, hardware: Hardware, fp16: bool | None = None
+    asked: str,
+    *,
+    engine: str,
+    device: str,
+    hardware: Hardware,
+    fp16: bool | None = None,
+    strict: bool = True,
 ) -> str:
     """Choose the compute type: on a GPU half precision, on a CPU what the engine is fastest with.
 
     Args:
         fp16: False keeps "auto" from half precision.
+        strict: False takes ``asked`` for "auto" where the engine cannot compute with it, and says
+            so in the log once: it was asked of another engine.
 
     Raises:
         SettingsError: the engine cannot compute with ``asked`` on that device.
@@ -325,15 +336,24 @@ def resolve_compute_type(
         for name in COMPUTE_TYPES.get((engine, kind), ())
         if kind != "cuda" or name in hardware.cuda_compute_types
     ]
-    if asked == AUTO:
-        fitting = [name for name in usable if fp16 is not False or "float16" not in name]
-        if fitting:
-            return fitting[0]
     if asked in usable:
         return asked
+    fitting = [name for name in usable if fp16 is not False or "float16" not in name]
+    if fitting and (asked == AUTO or not strict):
+        if asked != AUTO:
+            _say_replaced(engine, device, asked, fitting[0])
+        return fitting[0]
     raise errors.SettingsError(
-        f"{engine} has no compute type {asked!r} on {device}; it has: {', '.join(usable)}.",
-        compute_type=asked,
+        f"WHISPER_COMPUTE_TYPE={asked}: {engine} has no such type on {device}; "
+        f"it has {', '.join(usable) or 'none'}"
+    )
+
+
+@functools.cache  # once in a process, not for every job
+def _say_replaced(engine: str, device: str, asked: str, chosen: str) -> None:
+    logger.warning(
+        "engine lacks the compute type that is set, and takes its own",
+        extra={"engine": engine, "device": device, "asked": asked, "chosen": chosen},
     )
 
 

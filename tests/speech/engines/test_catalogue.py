@@ -133,7 +133,7 @@ def test_the_device_is_the_one_asked_for_or_the_best(asked, hardware, device):
     [("cuda", NO_GPU), ("cuda:2", GPU), ("tpu", GPU), ("cpu:1", GPU), ("mps", GPU)],
 )
 def test_a_device_that_is_not_here_is_refused(asked, hardware):
-    with pytest.raises(errors.SettingsError):
+    with pytest.raises(errors.SettingsError, match=f"^WHISPER_DEVICE={asked}: .*; it has .*cpu"):
         catalogue.resolve_device(asked, hardware)
 
 
@@ -172,10 +172,32 @@ def test_faster_whisper_has_nothing_for_apples_gpu():
 
 
 def test_a_compute_type_that_the_device_lacks_is_refused():
-    with pytest.raises(errors.SettingsError):
+    with pytest.raises(errors.SettingsError, match=r"^WHISPER_COMPUTE_TYPE=float16: .*; it has "):
         catalogue.resolve_compute_type(
             "float16", engine=FASTER_WHISPER, device="cuda", hardware=OLD_GPU
         )
+
+
+def test_an_engine_that_lacks_what_another_was_set_to_takes_its_own(caplog):
+    catalogue._say_replaced.cache_clear()
+    chosen = [
+        catalogue.resolve_compute_type(
+            "int8", engine=OPENAI_WHISPER, device="cpu", hardware=NO_GPU, strict=False
+        )
+        for _ in range(2)
+    ]
+
+    assert chosen == ["float32", "float32"]
+    (record,) = caplog.records  # once, not for each job
+    assert (record.asked, record.chosen) == ("int8", "float32")
+
+
+def test_an_engine_takes_what_another_was_set_to_where_it_can():
+    chosen = catalogue.resolve_compute_type(
+        "float32", engine=OPENAI_WHISPER, device="cuda", hardware=GPU, strict=False
+    )
+
+    assert chosen == "float32"
 
 
 def test_the_ladder_of_a_gpu_ends_on_the_cpu():
