@@ -10,7 +10,8 @@
       EngineError                 the model failed: tried again
         EngineOutOfMemory, ModelUnavailable, ModelLoadFailed, ProcessDied
       CapacityError               try later
-        DatabaseUnavailable, StorageUnavailable, DiskFull, PoolTimeout, DecoderKilled
+        DatabaseUnavailable, StorageUnavailable, DiskFull, PoolTimeout
+      DecoderKilled               the decoder was ended from outside: tried again
       ConflictError               the job's state does not allow it
         JobFinished, JobNotFinished, JobWithoutResult, JobNotFailed
       LeaseLost                   this worker no longer owns the job
@@ -218,7 +219,7 @@ class PoolTimeout(CapacityError):
     code = "pool_timeout"
 
 
-class DecoderKilled(CapacityError):
+class DecoderKilled(ServiceError):
     """The decoder was killed from outside, as happens when a machine's memory is full."""
 
     code = "decoder_killed"

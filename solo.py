@@ -23,7 +23,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO, cast
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol, TextIO
 
 import errors
 from errors import EngineOutOfMemory, Occupied, ProcessDied, ServiceError
@@ -33,8 +33,6 @@ from speech.engines import ModelKey
 from speech.transcript import ResumeState, Segment, TranscribeOptions, Window
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from speech.engines import Samples
 
 logger = logging.getLogger(__name__)
@@ -75,26 +73,34 @@ class Solo:
     def borrow(
         self,
         key: ModelKey,
+        samples: IO[bytes],
         *,
         fallbacks: tuple[ModelKey, ...] = (),
         cancelled: Callable[[], None] = lambda: None,
     ) -> Iterator[SoloLoan]:
         """Start a child that has loaded ``key``, or the first model down the ladder that fits.
 
+        Args:
+            samples: What ``audio.decode`` wrote; the child maps the same file.
+            cancelled: Called several times a second while the child works; what it raises ends it.
+
         Raises:
-            Occupied: Another suspect runs on this machine.
             ProcessDied: The child did, or it hung.
             ServiceError: What the child met.
         """
-        with self._alone():
-            child = _Child(self._command, self._silence_seconds, cancelled)
-            try:
-                yield SoloLoan(child, (key, *fallbacks))
-            finally:
-                child.end()
+        child = _Child(self._command, samples.fileno(), self._silence_seconds, cancelled)
+        try:
+            yield SoloLoan(child, (key, *fallbacks))
+        finally:
+            child.end()
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def turn(self) -> Iterator[None]:
+        """Be the only suspect on this machine.
+
+        Raises:
+            Occupied: Another one is.
+        """
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (self._folder / LOCK_NAME).open("w") as lock:
             try:
@@ -111,20 +117,17 @@ class SoloLoan:
         self._child = child
         self.key = ladder[0]
         self.steps: tuple[FallbackStep, ...] = ()
+        child.greet()
         child.say({"ladder": [str(key) for key in ladder]})
         self._take(child.listen())
 
     def transcribe(
-        self, samples: Samples, options: TranscribeOptions, resume: ResumeState | None = None
+        self, _: Samples, options: TranscribeOptions, resume: ResumeState | None = None
     ) -> Iterator[Window]:
-        """Yield windows as an engine does.
-
-        Args:
-            samples: As ``audio.load_samples`` maps them: the child maps the same file.
-        """
+        """Yield windows as an engine does; the child has the samples already."""
         self._child.say(
             {
-                "samples": str(cast("np.memmap[Any, Any]", samples).filename),
+                "samples": self._child.samples,
                 "options": dataclasses.asdict(options),
                 "resume": resume and resume.to_json(),
             }
@@ -148,8 +151,14 @@ class _Child:
     """The process, seen from the worker."""
 
     def __init__(
-        self, command: Sequence[str], silence_seconds: float, check: Callable[[], None]
+        self,
+        command: Sequence[str],
+        samples: int,
+        silence_seconds: float,
+        check: Callable[[], None],
     ) -> None:
+        #: The samples' file has no name: the child inherits its descriptor.
+        self.samples = samples
         self._silence_seconds = silence_seconds
         self._check = check
         self._heard = bytearray()
@@ -159,11 +168,24 @@ class _Child:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
+                env=_environment(),
+                pass_fds=[samples],
                 start_new_session=True,  # Ctrl-C is for us, and a kill reaches its children
             )
         except OSError as error:
             raise errors.CapacityError("No process could be started.") from error
         logger.info("suspect runs alone", extra={"child": self._process.pid})
+
+    def greet(self) -> None:
+        """Wait until it is there.
+
+        Raises:
+            CapacityError: It did not come so far: that is not the job's fault.
+        """
+        try:
+            self.listen()
+        except ProcessDied as error:
+            raise errors.CapacityError("No process could be started.") from error
 
     def say(self, request: Answer) -> None:
         assert self._process.stdin is not None  # noqa: S101 - told to the type checker
@@ -218,6 +240,7 @@ def serve(borrow: Borrow, requests: TextIO, answers: TextIO) -> None:
     _let_the_kernel_choose_us()
     say = _Speaker(answers)
     heard = _listening(requests)
+    say.ready()
     ladder = [_key(name) for name in heard.get()["ladder"]]
     try:
         with borrow(ladder[0], fallbacks=tuple(ladder[1:])) as loan:
@@ -225,7 +248,7 @@ def serve(borrow: Borrow, requests: TextIO, answers: TextIO) -> None:
             errand = heard.get()
             resume = errand["resume"] and ResumeState.from_json(errand["resume"])
             options = TranscribeOptions(**errand["options"])
-            samples = audio.load_samples(Path(errand["samples"]))
+            samples = audio.load_samples(os.fdopen(errand["samples"], "rb"))
             for window in loan.transcribe(samples, options, resume):
                 say.model(loan, window=dataclasses.asdict(window))
             say.model(loan, end=True)
@@ -238,6 +261,9 @@ class _Speaker:
 
     def __init__(self, answers: TextIO) -> None:
         self._answers = answers
+
+    def ready(self) -> None:
+        self._say({"ready": True})
 
     def model(self, loan: Loan, **more: object) -> None:
         steps = [
@@ -269,6 +295,12 @@ def _listening(requests: TextIO) -> queue.SimpleQueue[Answer]:
 
     threading.Thread(target=listen, name="listen", daemon=True).start()
     return heard
+
+
+def _environment() -> dict[str, str]:
+    # Celery tells its own children, of which there are none, about its log
+    ours = os.environ.items()  # noqa: TID251 - handed on, not read
+    return {name: value for name, value in ours if not name.startswith("CELERY_LOG_")}
 
 
 def _let_the_kernel_choose_us() -> None:

@@ -9,14 +9,13 @@ would cost the worker a slot for ever (celery issue 10462).
 
 from __future__ import annotations
 
-import functools
 import logging
 import traceback
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import psutil
 from celery import shared_task
@@ -28,6 +27,7 @@ from config import Settings
 from database import Sessions, get_db_session
 from errors import (
     CancelRequested,
+    CapacityError,
     DatabaseUnavailable,
     Draining,
     EngineOutOfMemory,
@@ -46,7 +46,14 @@ from solo import Solo, SoloLoan
 from speech import audio
 from speech.audio import Decoded, DecodeLimits
 from speech.engines import ModelKey, catalogue
-from speech.transcript import ResumeState, Segment, TranscribeOptions, Transcript, Window
+from speech.transcript import (
+    ResumeState,
+    Segment,
+    TranscribeOptions,
+    Transcript,
+    Window,
+    storable,
+)
 from telemetry import bind
 
 logger = logging.getLogger(__name__)
@@ -58,8 +65,6 @@ OUTAGE_SECONDS = 1800.0
 #: Pause between two tries to write, at first and at most.
 FIRST_PAUSE_SECONDS = 0.5
 LAST_PAUSE_SECONDS = 5.0
-#: A suspect that finds another one running comes back after so long.
-PUT_OFF_SECONDS = 5.0
 #: ISO 639-2's code for "undetermined": audio in which nothing was decoded.
 NO_LANGUAGE = "und"
 
@@ -134,63 +139,66 @@ class Attempt:
             self._end("job cancelled", lifecycle.acknowledge_cancel)
         except Draining:
             self._end("job handed back", lifecycle.hand_back)
-        except Occupied:
-            self._end(
-                "suspect put off",
-                functools.partial(lifecycle.hand_back, pause_seconds=PUT_OFF_SECONDS),
-            )
+        except (Occupied, CapacityError) as error:
+            self._put_off(error)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it must not cost a slot
             self._fail(error)
             raise AttemptFailed(_code_of(error)) from None
 
     def _transcribe(self) -> None:
-        with self._decoded() as (samples, windows):
+        with (
+            self._bench.solo.turn() if self._job.isolate else nullcontext(),
+            audio.scratch_file(self._bench.settings.scratch_path) as scratch,
+        ):
+            samples, windows = self._decode(scratch)
             audio_seconds = len(samples) / audio.SAMPLE_RATE_HZ
             key = self._bench.key_of(self._job.engine_name, self._job.model_name)
             self._say("preparing model")
             self._bench.fetch(key, self._downloading)
             self._say("loading model")
-            ladder = catalogue.fallbacks(
-                key, language=self._job.language, translate=self._job.translate
-            )
-            lender = self._bench.solo if self._job.isolate else self._bench.pool
-            with lender.borrow(key, fallbacks=ladder, cancelled=self._hold.check) as engine:
+            with self._borrow(key, scratch) as engine:
                 self._model_used = str(engine.key)
                 self._say("transcribing")
                 self._hold.start_deadline(self._bench.settings.deadline_seconds(audio_seconds))
                 resume = self._resume(windows, engine.key)
                 try:
-                    for window in engine.transcribe(samples, self._options, resume):
+                    for found in engine.transcribe(samples, self._options, resume):
+                        window = storable(found)
                         windows.append(window)
                         self._keep(window, len(windows) - 1, audio_seconds, engine)
                 finally:
                     self._note(engine)
             self._complete(windows, audio_seconds, asked=key)
 
-    @contextmanager
-    def _decoded(self) -> Iterator[tuple[Any, list[Window]]]:
+    def _borrow(self, key: ModelKey, scratch: IO[bytes]) -> AbstractContextManager[Loan | SoloLoan]:
+        ladder = catalogue.fallbacks(
+            key, language=self._job.language, translate=self._job.translate
+        )
+        if self._job.isolate:
+            return self._bench.solo.borrow(key, scratch, fallbacks=ladder, cancelled=self._attend)
+        return self._bench.pool.borrow(key, fallbacks=ladder, cancelled=self._hold.check)
+
+    def _attend(self) -> None:
+        """Look after a child, which has a time of its own to show progress in."""
+        self._hold.sign()
+        self._hold.check()
+
+    def _decode(self, scratch: IO[bytes]) -> tuple[Any, list[Window]]:
         """Give the upload's samples, and the windows of it that an earlier attempt finished.
 
-        Samples are float32, shape (n,), mono, 16 kHz, mapped from a file that ends with the block.
+        Samples are float32, shape (n,), mono, 16 kHz, mapped from the scratch file.
         """
         self._say("reading audio")
-        upload = self._bench.uploads.find(self._lease.job_id)
-        folder = self._bench.settings.scratch_path
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        target = folder / f"{self._lease.job_id}.{self._lease.epoch}.f32"
-        try:
-            decoded = self._bench.decode(
-                upload,
-                target,
-                self._bench.decode_limits,
-                cancelled=self._not_stopped,
-                progress=lambda _: self._hold.sign(),
-            )
-            self._warnings = tuple(dict.fromkeys((*self._warnings, *decoded.warnings)))
-            windows = self._write(lambda session: self._take_up(session, decoded))
-            yield audio.load_samples(target), windows
-        finally:
-            target.unlink(missing_ok=True)
+        decoded = self._bench.decode(
+            self._bench.uploads.find(self._lease.job_id),
+            scratch,
+            self._bench.decode_limits,
+            cancelled=self._not_stopped,
+            progress=lambda _: self._hold.sign(),
+        )
+        self._warnings = tuple(dict.fromkeys((*self._warnings, *decoded.warnings)))
+        windows = self._write(lambda session: self._take_up(session, decoded))
+        return audio.load_samples(scratch), windows
 
     def _not_stopped(self) -> bool:
         self._hold.check()
@@ -313,6 +321,14 @@ class Attempt:
         else:
             logger.info(message)
 
+    def _put_off(self, error: ServiceError) -> None:
+        failure = Failure(code=error.code, message=error.message)
+        logger.warning("attempt put off", extra={"code": error.code}, exc_info=error.__cause__)
+        self._end(
+            "job waits",
+            lambda session, lease: lifecycle.put_off(session, lease, failure, self._bench.backoff),
+        )
+
     def _fail(self, error: BaseException) -> None:
         failure = Failure(
             code=_code_of(error),
@@ -343,6 +359,7 @@ class Attempt:
                 self._lease,
                 failure,
                 max_solo_crashes=self._bench.settings.max_solo_crashes,
+                max_crashes=self._bench.settings.max_crashes,
                 backoff=self._bench.backoff,
             )
         if isinstance(error, ServiceError) and not error.retryable:
@@ -400,19 +417,35 @@ def transcribe(job_id: str) -> None:
     """Make one attempt at a job, if it is there to be had."""
     (bench,) = _bench
     try:
-        job = _claim(bench, job_id)
-        if job is None:
-            return
-        with (
-            bind(job_id=job_id, attempt=job.lease.attempt, epoch=job.lease.epoch),
-            bench.keeper.hold(job.lease) as hold,
-        ):
-            logger.info("attempt started", extra={"model": job.model_name})
-            Attempt(bench, job, hold).run()
+        with bench.keeper.admitted():
+            _attempt(bench, job_id)
     except AttemptFailed:
         raise
+    except Draining:
+        _return_message(bench, job_id)
     except BaseException:
         logger.exception("attempt ended without a word", extra={"job_id": job_id})
+
+
+def _attempt(bench: Workbench, job_id: str) -> None:
+    job = _claim(bench, job_id)
+    if job is None:
+        return
+    with (
+        bind(job_id=job_id, attempt=job.lease.attempt, epoch=job.lease.epoch),
+        bench.keeper.hold(job.lease) as hold,
+    ):
+        logger.info("attempt started", extra={"model": job.model_name})
+        Attempt(bench, job, hold).run()
+
+
+def _return_message(bench: Workbench, job_id: str) -> None:
+    """Have the job published again: its message came to a process that takes nothing new."""
+    try:
+        with get_db_session(bench.sessions) as session:
+            lifecycle.undispatch(session, [uuid.UUID(job_id)])
+    except DatabaseUnavailable:
+        logger.warning("message not returned: left to the dispatcher", extra={"job_id": job_id})
 
 
 def _claim(bench: Workbench, job_id: str) -> ClaimedJob | None:

@@ -21,12 +21,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-import psutil
 from celery import Celery
 from celery.signals import worker_ready, worker_shutting_down
+from celery.worker import state
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+import machine
 import tasks
 from celery_app import DLQ, Doorbell, make_celery, make_redis, send
 from config import PROJECT_DIR, Settings
@@ -34,6 +35,7 @@ from database import Sessions, get_db_session, make_engine, make_sessions
 from errors import LeaseLost, ModelUnavailable, ServiceError, SettingsError, UnknownModel
 from jobs import lifecycle, workers
 from jobs.leases import Hold, LeaseKeeper
+from jobs.lifecycle import Failure, Lease
 from jobs.uploads import UploadStore
 from jobs.workers import WorkerState
 from maintenance import make_loops
@@ -54,7 +56,8 @@ EXIT_SECONDS: Final = 10.0
 POLL_SECONDS: Final = 0.2
 #: Exit status of a worker that gave up on a thread; whoever supervises it starts a new one.
 EXIT_STALLED: Final = 70
-#: Share of the machine's memory that models may take, unless MODEL_POOL_MEMORY_MB says.
+STALLED: Final = "stalled"
+#: Share of the memory that there is that models may take, unless MODEL_POOL_MEMORY_MB says.
 MEMORY_SHARE: Final = 0.75
 MAINTENANCE_HEARTBEAT_SECONDS: Final = 10.0
 #: The child that a suspect runs in.
@@ -82,6 +85,8 @@ class ModelWorker:
         self.settings = settings
         self.name = _process_name()
         self.draining = threading.Event()
+        self.exit_status = 0
+        self._lock = threading.Lock()
         self.ended = threading.Event()
         self.sessions = make_sessions(make_engine(settings, name="worker"))
         beats = make_sessions(make_engine(settings, pooled=False, name="heartbeat"))
@@ -100,7 +105,7 @@ class ModelWorker:
             uploads=make_uploads(settings),
             keeper=self.keeper,
             pool=self.pool,
-            solo=Solo(solo, settings.scratch_path, silence_seconds=settings.stall_seconds / 2),
+            solo=Solo(solo, settings.scratch_path, silence_seconds=settings.stall_seconds),
             doorbell=Doorbell.of(
                 app, make_redis(settings), budget_seconds=settings.publish_budget_ms / 1000
             ),
@@ -134,15 +139,33 @@ class ModelWorker:
             self.pool.unload_idle()
 
     def _stalled(self, hold: Hold) -> None:
-        """A thread shows no sign of life and cannot be stopped: hand back and start afresh."""
-        self._hand_back(hold)
+        """A thread shows no sign of life and cannot be stopped: give it up and start afresh."""
+        seconds = self.settings.stall_seconds
+        failure = Failure(
+            code=STALLED, message=f"The attempt showed no progress for {seconds:g} seconds."
+        )
+        self._give_up(
+            hold,
+            functools.partial(
+                lifecycle.crash,
+                failure=failure,
+                max_solo_crashes=self.settings.max_solo_crashes,
+                max_crashes=self.settings.max_crashes,
+                backoff=self.bench.backoff,
+            ),
+        )
         self.drain(exit_status=EXIT_STALLED)
+        # Celery would go on fetching messages until the end
+        state.should_stop = EXIT_STALLED  # type: ignore[assignment]  # as Celery itself does
 
     def drain(self, *, exit_status: int = 0) -> None:
         """Begin the end, in a thread of its own; a second call does nothing."""
-        if self.draining.is_set():
-            return
-        self.draining.set()
+        with self._lock:
+            if self.draining.is_set():
+                return
+            self.draining.set()
+            self.exit_status = exit_status
+        self.keeper.refuse()
         threading.Thread(target=self._drain, args=(exit_status,), name="drain", daemon=True).start()
 
     def _drain(self, exit_status: int) -> None:
@@ -153,7 +176,7 @@ class ModelWorker:
             self._wait_until_idle(settings.drain_force_seconds)
         for hold in self.keeper.holds:
             logger.warning("handing back for a thread", extra={"job_id": str(hold.lease.job_id)})
-            self._hand_back(hold)
+            self._give_up(hold, lifecycle.hand_back)
         self._leave()
         if exit_status == 0:
             time.sleep(EXIT_SECONDS)  # Celery ends by itself, unless something hangs
@@ -163,17 +186,17 @@ class ModelWorker:
 
     def _wait_until_idle(self, seconds: float) -> bool:
         until = time.monotonic() + seconds
-        while self.keeper.holds and time.monotonic() < until:
+        while not self.keeper.idle and time.monotonic() < until:
             time.sleep(POLL_SECONDS)
-        return not self.keeper.holds
+        return self.keeper.idle
 
-    def _hand_back(self, hold: Hold) -> None:
+    def _give_up(self, hold: Hold, verb: Callable[[Session, Lease], object]) -> None:
         # safe beside the thread that still runs: the fence stops whatever it writes after this
         hold.stop(LeaseLost())
         self.keeper.release(hold)
         try:
             with get_db_session(self.sessions) as session:
-                lifecycle.hand_back(session, hold.lease)
+                verb(session, hold.lease)
         except (ServiceError, SQLAlchemyError):
             logger.warning("not handed back: left to the reaper", exc_info=True)
 
@@ -185,6 +208,8 @@ class ModelWorker:
 
 class Maintenance:
     """The parts of a process that keeps jobs moving and loads no model."""
+
+    exit_status = 0
 
     def __init__(self, settings: Settings, app: Celery) -> None:
         self.name = _process_name()
@@ -242,6 +267,7 @@ def model_key(settings: Settings, engine: str, model: str) -> ModelKey:
         device=device,
         hardware=hardware,
         fp16=settings.whisper_fp16,
+        strict=engine == settings.whisper_engine,
     )
     return ModelKey(engine, catalogue.resolve(model).name, device, compute_type)
 
@@ -284,7 +310,7 @@ def make_uploads(settings: Settings) -> UploadStore:
 
 def make_loader(settings: Settings) -> Callable[[ModelKey], Engine]:
     store = make_store(settings)
-    shared_cores = (os.cpu_count() or 1) // settings.celery_concurrency
+    shared_cores = machine.cpu_count() // settings.celery_concurrency
     return functools.partial(
         engines.load,
         store=store,
@@ -301,7 +327,7 @@ def make_pool(settings: Settings, load: Callable[[ModelKey], Engine]) -> ModelPo
         # unless told, a GPU is filled until it says that it is full
         max_bytes=dict.fromkeys(("cpu", "cuda", "mps"), asked)
         if asked
-        else {"cpu": int(MEMORY_SHARE * psutil.virtual_memory().total)},
+        else {"cpu": int(MEMORY_SHARE * machine.memory_bytes())},
         idle_seconds=settings.model_idle_seconds,
     )
     return ModelPool(limits, load=load)
@@ -312,8 +338,13 @@ def _fetch(store: ModelStore, key: ModelKey, progress: Callable[[int, int | None
 
 
 def touch_alive(settings: Settings) -> None:
-    if settings.alive_file is not None:
+    if settings.alive_file is None:
+        return
+    try:
         settings.alive_file.touch()
+    except OSError as error:
+        # a health check that cannot be told is no reason to lose leases
+        logger.warning("ALIVE_FILE cannot be touched", extra={"error": type(error).__name__})
 
 
 def _process_name() -> str:
@@ -382,7 +413,7 @@ def run(app: Celery, process: ModelWorker | Maintenance, queues: Sequence[str], 
         quiet=True,  # no banner
     )
     worker.start()
-    sys.exit(worker.exitcode or 0)
+    sys.exit(process.exit_status or worker.exitcode or 0)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -107,6 +107,9 @@ class LeaseKeeper:
         self._on_stall = on_stall
         self._clock = clock
         self._holds: dict[uuid.UUID, Hold] = {}
+        self._attempts = 0
+        self._refusing = False
+        self._draining = False
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -121,12 +124,42 @@ class LeaseKeeper:
             self._thread.join(timeout=self._heartbeat_seconds)
 
     @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Count an attempt, from before its claim to after its end.
+
+        Raises:
+            Draining: The process takes nothing new.
+        """
+        with self._lock:
+            if self._refusing:
+                raise Draining
+            self._attempts += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._attempts -= 1
+
+    def refuse(self) -> None:
+        """Admit no further attempt."""
+        with self._lock:
+            self._refusing = True
+
+    @property
+    def idle(self) -> bool:
+        """Whether no attempt is under way, claimed or about to be."""
+        with self._lock:
+            return self._attempts == 0
+
+    @contextmanager
     def hold(self, lease: Lease) -> Iterator[Hold]:
         """Keep a lease alive for the length of the block."""
         hold = Hold(lease, self._clock)
         with self._lock:
             before = self._holds.get(lease.job_id)
             self._holds[lease.job_id] = hold
+            if self._draining:  # claimed while the others were told
+                hold.stop(Draining())
         if before is not None:
             # the job came back to us while a thread of ours still worked under its old lease
             before.stop(LeaseLost())
@@ -147,7 +180,10 @@ class LeaseKeeper:
 
     def drain(self) -> None:
         """Ask every attempt to stop at its next window and hand its job back."""
-        for hold in self.holds:
+        with self._lock:
+            self._refusing = self._draining = True
+            holds = list(self._holds.values())
+        for hold in holds:
             hold.stop(Draining())
 
     def beat(self) -> None:

@@ -6,6 +6,7 @@ commits. A worker's verbs take its ``Lease`` and raise ``LeaseLost`` when it is 
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -297,33 +298,58 @@ def fail(session: Session, lease: Lease, failure: Failure) -> JobStatus:
     return JobStatus(_fenced(session, statements.FAIL, lease, **_failure(lease, failure)).status)
 
 
-def hand_back(session: Session, lease: Lease, *, pause_seconds: float = 0.0) -> JobStatus:
+def hand_back(session: Session, lease: Lease) -> JobStatus:
     """Return a job that was not finished, and the attempt with it.
-
-    Args:
-        pause_seconds: No attempt starts before.
 
     Raises:
         LeaseLost: Another worker owns the job.
     """
-    row = _fenced(session, statements.HAND_BACK, lease, pause=pause_seconds)
-    return JobStatus(row.status)
+    return JobStatus(_fenced(session, statements.HAND_BACK, lease).status)
 
 
-def crash(
-    session: Session, lease: Lease, failure: Failure, *, max_solo_crashes: int, backoff: Backoff
-) -> JobStatus:
-    """End the attempt of a suspect whose own process died; the attempt itself is given back.
+def put_off(session: Session, lease: Lease, failure: Failure, backoff: Backoff) -> JobStatus:
+    """Return a job that needs what is not there now, such as the uploads' disk; it waits a while.
+
+    Waiting uses up no attempt, however often: the job says what it waits for.
 
     Raises:
         LeaseLost: Another worker owns the job.
     """
     row = _fenced(
         session,
-        statements.SOLO_CRASH,
+        statements.PUT_OFF,
+        lease,
+        code=failure.code,
+        message=_storable(failure.message),
+        base=backoff.base_seconds,
+        cap=backoff.cap_seconds,
+    )
+    return JobStatus(row.status)
+
+
+def crash(
+    session: Session,
+    lease: Lease,
+    failure: Failure,
+    *,
+    max_solo_crashes: int,
+    max_crashes: int,
+    backoff: Backoff,
+) -> JobStatus:
+    """End an attempt that hung, or whose own process died; the attempt itself is given back.
+
+    A job that shared its process becomes a suspect, and runs alone from now on.
+
+    Raises:
+        LeaseLost: Another worker owns the job.
+    """
+    row = _fenced(
+        session,
+        statements.CRASH,
         lease,
         **_failure(lease, failure),
         max_solo_crashes=max_solo_crashes,
+        max_crashes=max_crashes,
         base=backoff.base_seconds,
         cap=backoff.cap_seconds,
     )
@@ -491,7 +517,16 @@ def _failure(lease: Lease, failure: Failure) -> dict[str, object]:
         "attempt": lease.attempt,
         "worker_name": lease.worker_name,
         "code": failure.code,
-        "message": failure.message,
-        "traceback": failure.traceback,
-        "context": failure.context,
+        "message": _storable(failure.message),
+        "traceback": None if failure.traceback is None else _storable(failure.traceback),
+        "context": {name: _storable(value) for name, value in failure.context.items()},
     }
+
+
+def _storable(value: Any) -> Any:
+    """What PostgreSQL can hold of a text or figure that somebody else's library made up."""
+    if isinstance(value, str):
+        return value.replace("\0", "").encode(errors="replace").decode()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -188,8 +188,8 @@ UPDATE transcription_jobs
        completed_at = CASE WHEN cancel_requested_at IS NOT NULL THEN now() END,
        attempt = GREATEST(attempt - 1, 0),
        interrupt_count = interrupt_count + 1,
-       not_before = now() + make_interval(secs => :pause),
-       dispatch_due_at = now() + make_interval(secs => :pause),
+       not_before = now(),
+       dispatch_due_at = now(),
        dispatch_count = 0,
        {_NO_LEASE}
  WHERE id = :job_id
@@ -198,19 +198,42 @@ UPDATE transcription_jobs
 RETURNING status
 """)
 
-#: The process of its own that a suspect had died: it is nobody else's fault.
-SOLO_CRASH: Final = text(f"""
+#: What the job needs is not there now. That is not its fault: it waits, longer each time.
+PUT_OFF: Final = text(f"""
+UPDATE transcription_jobs
+   SET status = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled' ELSE 'pending' END,
+       completed_at = CASE WHEN cancel_requested_at IS NOT NULL THEN now() END,
+       attempt = GREATEST(attempt - 1, 0),
+       interrupt_count = interrupt_count + 1,
+       not_before = now() + delay.pause,
+       dispatch_due_at = now() + delay.pause,
+       dispatch_count = 0,
+       error_code = :code,
+       error_message = :message,
+       {_NO_LEASE}
+  FROM (SELECT interrupt_count AS before FROM transcription_jobs WHERE id = :job_id) AS interrupted,
+       LATERAL (SELECT {_BACKOFF.format(exponent="interrupted.before")} AS pause) AS delay
+ WHERE id = :job_id
+   AND status = 'processing'
+   AND lease_epoch = :epoch
+RETURNING status
+""")
+
+#: The job hung, or the process of its own that it ran in died. The first time makes it a suspect;
+#: alone, it is nobody else's fault.
+CRASH: Final = text(f"""
 WITH ended AS (
     UPDATE transcription_jobs
        SET status = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
-                         WHEN solo_crash_count + 1 >= :max_solo_crashes THEN 'failed'
+                         WHEN verdict.poison THEN 'failed'
                          ELSE 'pending' END,
-           failure_reason = CASE WHEN cancel_requested_at IS NULL
-                                  AND solo_crash_count + 1 >= :max_solo_crashes
+           failure_reason = CASE WHEN cancel_requested_at IS NULL AND verdict.poison
                                  THEN 'poison' END,
-           completed_at = CASE WHEN cancel_requested_at IS NOT NULL
-                                 OR solo_crash_count + 1 >= :max_solo_crashes THEN now() END,
-           solo_crash_count = solo_crash_count + 1,
+           completed_at = CASE WHEN cancel_requested_at IS NOT NULL OR verdict.poison
+                               THEN now() END,
+           crash_count = crash_count + (NOT isolate)::int,
+           solo_crash_count = solo_crash_count + isolate::int,
+           isolate = true,
            attempt = GREATEST(attempt - 1, 0),
            not_before = now() + delay.pause,
            dispatch_due_at = now() + delay.pause,
@@ -218,7 +241,11 @@ WITH ended AS (
            error_code = :code,
            error_message = :message,
            {_NO_LEASE}
-      FROM (SELECT {_BACKOFF.format(exponent="0")} AS pause) AS delay
+      FROM (SELECT {_BACKOFF.format(exponent="0")} AS pause) AS delay,
+           (SELECT (isolate AND solo_crash_count + 1 >= :max_solo_crashes)
+                   OR (NOT isolate AND crash_count + 1 >= :max_crashes) AS poison
+              FROM transcription_jobs
+             WHERE id = :job_id) AS verdict
      WHERE id = :job_id
        AND status = 'processing'
        AND lease_epoch = :epoch

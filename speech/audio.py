@@ -17,11 +17,12 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn, TypeVar
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, NoReturn, TypeVar
 
 import errors
 
@@ -131,7 +132,7 @@ def probe(source: Source, limits: DecodeLimits) -> MediaInfo:
 
 def decode(
     source: Source,
-    target: Path,
+    target: Path | IO[bytes],
     limits: DecodeLimits,
     *,
     cancelled: Callable[[], bool] | None = None,
@@ -140,8 +141,9 @@ def decode(
     """Decode the best audio stream of ``source`` into ``target``; damaged files as far as they go.
 
     Args:
-        target: becomes raw float32, mono, 16 kHz, in [-1, 1), for ``load_samples``. Replaced if
-            it exists, gone if this raises. No two calls at a time may share it.
+        target: becomes raw float32, mono, 16 kHz, in [-1, 1), for ``load_samples``. A path is
+            replaced if it exists, and gone if this raises; an open file has to be empty. No two
+            calls at a time may share it.
         cancelled: asked about ten times a second; may raise what it likes instead.
         progress: told as often how many seconds are decoded.
 
@@ -164,7 +166,20 @@ def decode(
         return _decoded(answer, audio_seconds, limits)
 
 
-def load_samples(path: Path) -> NDArray[np.float32]:
+def scratch_file(folder: Path) -> IO[bytes]:
+    """Open a file for ``decode`` that has no name: whatever ends this process deletes it.
+
+    Raises:
+        CapacityError: the folder cannot be used.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return tempfile.TemporaryFile(dir=folder)
+    except OSError as error:
+        raise _storage_error(error) from error
+
+
+def load_samples(source: Path | IO[bytes]) -> NDArray[np.float32]:
     """Map what ``decode`` wrote.
 
     Returns:
@@ -172,11 +187,12 @@ def load_samples(path: Path) -> NDArray[np.float32]:
     """
     import numpy as np  # noqa: PLC0415 - see above
 
-    if path.stat().st_size == 0:  # an empty file cannot be mapped
+    size = source.stat().st_size if isinstance(source, Path) else os.fstat(source.fileno()).st_size
+    if size == 0:  # an empty file cannot be mapped
         empty = np.zeros(0, dtype=np.float32)
         empty.flags.writeable = False
         return empty
-    return np.memmap(path, dtype=np.float32, mode="r")
+    return np.memmap(source, dtype=np.float32, mode="r")
 
 
 @contextlib.contextmanager
@@ -202,14 +218,16 @@ def _opened(source: Source) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _created(target: Path) -> Iterator[int]:
+def _created(target: Path | IO[bytes]) -> Iterator[int]:
     """A new, empty file at ``target`` that goes away again if the body raises."""
+    if not isinstance(target, Path):
+        yield target.fileno()
+        return
     try:
         target.unlink(missing_ok=True)
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        raise (errors.DiskFull if full else errors.StorageUnavailable) from error
+        raise _storage_error(error) from error
     try:
         yield descriptor
     except BaseException:
@@ -217,6 +235,11 @@ def _created(target: Path) -> Iterator[int]:
         raise
     finally:
         os.close(descriptor)
+
+
+def _storage_error(error: OSError) -> errors.CapacityError:
+    full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+    return errors.DiskFull() if full else errors.StorageUnavailable()
 
 
 def _nothing() -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+#: Of a token whose probability is nothing.
+WORST_LOGPROB: Final = -100.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +84,38 @@ class Window:
     segments: tuple[Segment, ...]
     #: Hand this to the engine to go on after this window.
     resume: ResumeState
+
+
+def storable(window: Window) -> Window:
+    """The window without what neither PostgreSQL's text nor JSON can hold.
+
+    That is NUL and halves of characters, which tokens can spell, and figures that are no numbers,
+    which a broken GPU gives; those become the worst that there is.
+    """
+    return dataclasses.replace(window, segments=tuple(map(_storable, window.segments)))
+
+
+def _storable(segment: Segment) -> Segment:
+    words = (
+        dataclasses.replace(w, text=_text(w.text), probability=_figure(w.probability, 0.0))
+        for w in segment.words
+    )
+    return dataclasses.replace(
+        segment,
+        text=_text(segment.text),
+        avg_logprob=_figure(segment.avg_logprob, WORST_LOGPROB),
+        no_speech_prob=_figure(segment.no_speech_prob, 1.0),
+        compression_ratio=_figure(segment.compression_ratio, 0.0),
+        words=tuple(words),
+    )
+
+
+def _text(text: str) -> str:
+    return text.replace("\0", "").encode(errors="replace").decode()
+
+
+def _figure(value: float, otherwise: float) -> float:
+    return value if math.isfinite(value) else otherwise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ PROJECT_DIR = Path(__file__).resolve().parent.parent
 
 ROWS = (
     {"errors"},
-    {"config", "telemetry"},
+    {"config", "machine", "telemetry"},
     {"speech", "local_servers"},
     {"models"},
     {"database"},

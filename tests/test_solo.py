@@ -8,12 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 import psutil
 import pytest
 
 from errors import (
     CancelRequested,
+    CapacityError,
     EngineOutOfMemory,
     InvalidRequest,
     ModelUnavailable,
@@ -36,11 +38,13 @@ pytestmark = pytest.mark.model
 
 
 @pytest.fixture(scope="module")
-def samples_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IO[bytes]]:
+    """Decoded samples in a file without a name."""
     folder = tmp_path_factory.mktemp("samples")
     recording = repeated("digits-en.wav", 12, folder / "long.wav")
-    audio.decode(recording, folder / "long.f32", DecodeLimits())
-    return folder / "long.f32"
+    with audio.scratch_file(folder) as file:
+        audio.decode(recording, file, DecodeLimits())
+        yield file
 
 
 @pytest.fixture
@@ -64,7 +68,7 @@ def make_solo(tmp_path: Path, environment: None) -> MakeSolo:
 
 def saying(*lines: Mapping[str, object], then: str = "pass") -> tuple[str, ...]:
     """A child that says something, whatever it is asked, and then does something."""
-    said = "".join(f"{json.dumps(line)}\n" for line in lines)
+    said = "".join(f"{json.dumps(line)}\n" for line in ({"ready": True}, *lines))
     program = f"import time\nprint({said!r}, end='', flush=True)\n{then}"
     return sys.executable, "-c", program
 
@@ -81,12 +85,12 @@ def none_left() -> Iterator[None]:
 
 
 def test_the_windows_are_those_of_the_engine_itself(
-    make_solo: MakeSolo, samples_path: Path, tmp_path: Path
+    make_solo: MakeSolo, scratch: IO[bytes], tmp_path: Path
 ) -> None:
-    samples = audio.load_samples(samples_path)
+    samples = audio.load_samples(scratch)
     store = ModelStore(tmp_path / "models", download_allowed=False)
     here = list(load(KEY, store=store).transcribe(samples, OPTIONS))
-    with none_left(), make_solo().borrow(KEY) as loan:
+    with none_left(), make_solo().borrow(KEY, scratch) as loan:
         there = list(loan.transcribe(samples, OPTIONS))
 
     assert len(here) > 2
@@ -95,20 +99,20 @@ def test_the_windows_are_those_of_the_engine_itself(
     assert (loan.key, loan.steps) == (KEY, ())
 
 
-def test_it_goes_on_after_a_window(make_solo: MakeSolo, samples_path: Path) -> None:
-    samples = audio.load_samples(samples_path)
-    with make_solo().borrow(KEY) as loan:
+def test_it_goes_on_after_a_window(make_solo: MakeSolo, scratch: IO[bytes]) -> None:
+    samples = audio.load_samples(scratch)
+    with make_solo().borrow(KEY, scratch) as loan:
         whole = list(loan.transcribe(samples, OPTIONS))
-    with make_solo().borrow(KEY) as loan:
+    with make_solo().borrow(KEY, scratch) as loan:
         rest = list(loan.transcribe(samples, OPTIONS, whole[0].resume))
 
     assert [text_of(window) for window in rest] == [text_of(window) for window in whole[1:]]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_its_death_is_told(number: signal.Signals, make_solo: MakeSolo, samples_path: Path) -> None:
-    samples = audio.load_samples(samples_path)
-    with none_left(), make_solo().borrow(KEY) as loan:
+def test_its_death_is_told(number: signal.Signals, make_solo: MakeSolo, scratch: IO[bytes]) -> None:
+    samples = audio.load_samples(scratch)
+    with none_left(), make_solo().borrow(KEY, scratch) as loan:
         windows = loan.transcribe(samples, OPTIONS)
         next(windows)
         the_children()[-1].send_signal(number)
@@ -118,15 +122,25 @@ def test_its_death_is_told(number: signal.Signals, make_solo: MakeSolo, samples_
     assert caught.value.data == {"exit_status": -number}
 
 
-def test_one_that_says_nothing_hangs_and_is_killed(make_solo: MakeSolo) -> None:
+def test_one_that_says_nothing_hangs_and_is_killed(make_solo: MakeSolo, scratch: IO[bytes]) -> None:
     hanging = saying(then="time.sleep(1000)")
     solo = make_solo(*hanging, silence_seconds=0.5)
 
-    with none_left(), pytest.raises(ProcessDied), solo.borrow(KEY):
+    with none_left(), pytest.raises(ProcessDied), solo.borrow(KEY, scratch):
         pass
 
 
-def test_what_it_should_stop_for_stops_it(make_solo: MakeSolo, samples_path: Path) -> None:
+@pytest.mark.parametrize("program", ["import nowhere", "import os; os.abort()"])
+def test_one_that_never_began_is_not_the_jobs_fault(
+    program: str, make_solo: MakeSolo, scratch: IO[bytes]
+) -> None:
+    solo = make_solo(sys.executable, "-c", program)
+
+    with none_left(), pytest.raises(CapacityError), solo.borrow(KEY, scratch):
+        pass
+
+
+def test_what_it_should_stop_for_stops_it(make_solo: MakeSolo, scratch: IO[bytes]) -> None:
     asked: list[None] = []
 
     def cancelled() -> None:
@@ -135,30 +149,33 @@ def test_what_it_should_stop_for_stops_it(make_solo: MakeSolo, samples_path: Pat
             raise CancelRequested
 
     hanging = make_solo(*saying(then="time.sleep(1000)"))
-    with none_left(), pytest.raises(CancelRequested), hanging.borrow(KEY, cancelled=cancelled):
+    with (
+        none_left(),
+        pytest.raises(CancelRequested),
+        hanging.borrow(KEY, scratch, cancelled=cancelled),
+    ):
         pass
 
 
 def test_two_never_run_at_once(make_solo: MakeSolo, tmp_path: Path) -> None:
-    model = {"model": str(KEY), "steps": []}
-    solo = make_solo(*saying(model, then="time.sleep(1000)"))
-    with solo.borrow(KEY), pytest.raises(Occupied), solo.borrow(KEY):
+    with make_solo().turn(), pytest.raises(Occupied), make_solo().turn():
         pass
 
-    with solo.borrow(KEY) as again:
-        assert again.key == KEY
-    assert (tmp_path / "scratch" / LOCK_NAME).exists()
+    with make_solo().turn():
+        assert (tmp_path / "scratch" / LOCK_NAME).exists()
 
 
 @pytest.mark.parametrize(
     ("code", "kind"),
     [("out_of_memory", EngineOutOfMemory), ("model_unavailable", ModelUnavailable)],
 )
-def test_what_it_met_is_what_we_meet(code: str, kind: type[Exception], make_solo: MakeSolo) -> None:
+def test_what_it_met_is_what_we_meet(
+    code: str, kind: type[Exception], make_solo: MakeSolo, scratch: IO[bytes]
+) -> None:
     error = {"code": code, "message": "Told.", "traceback": "in line 3"}
     with (
         pytest.raises(kind, match=r"Told\.") as caught,
-        make_solo(*saying({"error": error})).borrow(KEY),
+        make_solo(*saying({"error": error})).borrow(KEY, scratch),
     ):
         pass
 
@@ -166,21 +183,23 @@ def test_what_it_met_is_what_we_meet(code: str, kind: type[Exception], make_solo
 
 
 def test_an_option_that_is_wrong_comes_back_as_such(
-    make_solo: MakeSolo, samples_path: Path
+    make_solo: MakeSolo, scratch: IO[bytes]
 ) -> None:
     wrong = TranscribeOptions(language="xx")
-    with make_solo().borrow(KEY) as loan, pytest.raises(InvalidRequest):
-        list(loan.transcribe(audio.load_samples(samples_path), wrong))
+    with make_solo().borrow(KEY, scratch) as loan, pytest.raises(InvalidRequest):
+        list(loan.transcribe(audio.load_samples(scratch), wrong))
 
 
 def test_it_does_not_outlive_a_killed_worker(
-    environment: None, samples_path: Path, tmp_path: Path
+    environment: None, scratch: IO[bytes], tmp_path: Path
 ) -> None:
     program = (
-        "import sys; from pathlib import Path; from solo import Solo; from speech.engines import"
-        f" ModelKey\nwith Solo({[sys.executable, 'worker.py', '--role', 'solo']!r},"
-        f" Path({str(tmp_path)!r}), silence_seconds=60).borrow(ModelKey(*{str(KEY)!r}.split('/'))):"
-        "\n    print('has it', flush=True); sys.stdin.read()"
+        "import sys, tempfile; from pathlib import Path; from solo import Solo\n"
+        "from speech.engines import ModelKey\n"
+        f"solo = Solo({[sys.executable, 'worker.py', '--role', 'solo']!r},"
+        f" Path({str(tmp_path)!r}), silence_seconds=60)\n"
+        f"with solo.borrow(ModelKey(*{str(KEY)!r}.split('/')), tempfile.TemporaryFile()):\n"
+        "    print('has it', flush=True); sys.stdin.read()"
     )
     worker = subprocess.Popen(
         [sys.executable, "-c", program],

@@ -309,6 +309,32 @@ def test_a_lease_that_is_let_go_for_its_stall_is_renewed_no_more(
     assert seq(sessions, lease.job_id) == before
 
 
+# The end
+
+
+def test_a_process_that_drains_admits_no_attempt(keeper: LeaseKeeper) -> None:
+    keeper.refuse()
+
+    with pytest.raises(Draining), keeper.admitted():
+        pass
+
+
+def test_it_is_idle_when_no_attempt_is_under_way_claimed_or_not(keeper: LeaseKeeper) -> None:
+    with keeper.admitted():
+        assert not keeper.idle
+
+    assert keeper.idle
+
+
+def test_an_attempt_that_claims_while_the_others_are_told_is_told_too(
+    keeper: LeaseKeeper, lease: Lease
+) -> None:
+    keeper.drain()
+
+    with keeper.hold(lease) as hold, pytest.raises(Draining):
+        hold.check()
+
+
 # The thread
 
 

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import Engine, event, func, select, text
@@ -15,7 +16,7 @@ from uuid_utils.compat import uuid7
 
 from errors import CancelRequested, LeaseLost
 from jobs import lifecycle
-from jobs.lifecycle import Backoff, Beat, Lease, StillLease
+from jobs.lifecycle import Backoff, Beat, Failure, Lease, StillLease
 from models import (
     ErrorLog,
     JobStatus,
@@ -61,8 +62,16 @@ def reap(session: Session, job: TranscriptionJob) -> object:
     return lifecycle.reap(session, [still(job)], max_crashes=3, backoff=NO_PAUSE)
 
 
+def put_off(session: Session, job: TranscriptionJob) -> object:
+    return lifecycle.put_off(
+        session, lease_of(job), FAILURE, Backoff(base_seconds=10, cap_seconds=3600)
+    )
+
+
 def crash(session: Session, job: TranscriptionJob) -> object:
-    return lifecycle.crash(session, lease_of(job), FAILURE, max_solo_crashes=2, backoff=NO_PAUSE)
+    return lifecycle.crash(
+        session, lease_of(job), FAILURE, max_solo_crashes=2, max_crashes=3, backoff=NO_PAUSE
+    )
 
 
 VERBS = {
@@ -96,6 +105,7 @@ VERBS = {
         lambda s, j: lifecycle.hand_back(s, lease_of(j)),
         {"processing": "pending", "cancelling": "cancelled"},
     ),
+    "put_off": Verb(put_off, {"processing": "pending", "cancelling": "cancelled"}),
     "crash": Verb(crash, {"processing": "pending", "cancelling": "cancelled"}),
     "cancel": Verb(
         lambda s, j: lifecycle.cancel(s, j.id),
@@ -159,6 +169,7 @@ def test_each_verb_acts_only_where_it_may(
         "retry",
         "fail",
         "hand_back",
+        "put_off",
         "crash",
         "acknowledge_cancel",
     ],
@@ -312,6 +323,8 @@ def test_the_second_death_alone_is_poison_and_uses_up_no_attempt(
     make_job: MakeJob, sessions: Sessions
 ) -> None:
     job = make_job()
+    with sessions.begin() as session:
+        session.get_one(TranscriptionJob, job.id).isolate = True
     ends = []
     for _ in range(2):
         claim(sessions, job.id)
@@ -326,14 +339,61 @@ def test_the_second_death_alone_is_poison_and_uses_up_no_attempt(
         assert session.scalars(select(ErrorLog.error_code)).all() == [FAILURE.code] * 2
 
 
-def test_a_suspect_that_is_put_off_is_not_due_at_once(
+def test_a_job_that_hung_beside_others_is_a_suspect(make_job: MakeJob, sessions: Sessions) -> None:
+    job = make_job("processing")
+    with sessions.begin() as session:
+        status = crash(session, job)
+
+    after = read(sessions, job.id)
+    assert (status, after.isolate) == ("pending", True)
+    assert (after.crash_count, after.solo_crash_count) == (1, 0)
+
+
+def test_a_job_that_is_put_off_waits_longer_each_time_and_loses_no_attempt(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    job = make_job()
+    pauses = []
+    for _ in range(4):
+        make_due(sessions, job.id)
+        claim(sessions, job.id)
+        with sessions.begin() as session:
+            put_off(session, read(sessions, job.id))
+            assert lifecycle.claim(session, job.id, "w2") is None
+            pauses.append(
+                session.scalar(
+                    text("SELECT extract(epoch FROM not_before - now()) FROM transcription_jobs")
+                )
+            )
+
+    after = read(sessions, job.id)
+    assert (after.attempt, after.interrupt_count, after.error_code) == (0, 4, FAILURE.code)
+    for count, pause in enumerate(pauses):
+        assert 5 * 2**count <= pause <= 10 * 2**count
+
+
+def make_due(sessions: Sessions, job_id: uuid.UUID) -> None:
+    with sessions.begin() as session:
+        session.get_one(TranscriptionJob, job_id).not_before = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def test_what_postgresql_cannot_hold_does_not_keep_a_failure_from_being_written(
     make_job: MakeJob, sessions: Sessions
 ) -> None:
     job = make_job("processing")
+    strange = Failure(
+        code="engine_error",
+        message="a\0b\ud800",
+        traceback="\0",
+        context={"loss": float("nan"), "where": "\0"},
+    )
     with sessions.begin() as session:
-        lifecycle.hand_back(session, lease_of(job), pause_seconds=60)
+        lifecycle.fail(session, lease_of(job), strange)
 
-        assert lifecycle.claim(session, job.id, "w2") is None
+    with sessions() as session:
+        log = session.scalars(select(ErrorLog)).one()
+    assert (log.error_message, log.traceback) == ("ab?", "")
+    assert log.context == {"loss": None, "where": ""}
 
 
 def test_a_lease_that_beat_since_it_was_seen_is_not_reaped(

@@ -1,0 +1,172 @@
+"""Faults on real processes: what is injected, what is checked after it, and the printed matrix."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from sqlalchemy import func, select
+
+from models import ErrorLog, JobStatus, TranscriptionJob, TranscriptionResult
+from solo import LOCK_NAME
+from tests.recordings import SAMPLES, repeated, sample
+from tests.stack import conftest as stack_conftest
+from tests.stack.conftest import QUICK, Process, Stack, wait_for
+
+stack = stack_conftest.stack
+
+SHORT: Final = SAMPLES / "digits-en.wav"
+FAULTY_WORKER: Final = ("-m", "tests.chaos.faulty_worker")
+FINAL: Final = ("completed", "failed", "cancelled")
+
+LEASE: Final = float(QUICK["LEASE_SECONDS"])
+HEARTBEAT: Final = float(QUICK["HEARTBEAT_SECONDS"])
+DISPATCH: Final = float(QUICK["DISPATCH_SECONDS"])
+BACKOFF: Final = float(QUICK["RETRY_BASE_SECONDS"])
+#: How often the reaper looks: see ``maintenance.make_loops``.
+LOOK: Final = LEASE / 6
+#: From a worker's death to its job's being due and published again: the formula of the promise.
+REAPED: Final = LEASE + 2 * LOOK + BACKOFF + 2 * DISPATCH
+#: Machines that run tests are busy: a bound holds if it holds within so many times its length.
+ALLOWANCE: Final = 4.0
+
+
+class Ticks:
+    """Heartbeats that pass in the test's own process, on the same busy machine."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ticks", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closed.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closed.wait(HEARTBEAT):
+            self.count += 1
+
+
+@dataclass
+class Chaos:
+    """A stack whose workers fail on request, and what must hold afterwards."""
+
+    stack: Stack
+    ticks: Ticks
+    record: Callable[[str, object], None]
+    jobs: list[uuid.UUID] = field(default_factory=list)
+
+    def worker(self, *, ready: bool = True, **variables: str) -> Process:
+        """Start a worker whose engine does what a job's prompt says."""
+        process = self.stack.start("worker", *FAULTY_WORKER, **variables)
+        if ready:
+            wait_for(lambda: process.said("ready"), "the worker is ready")
+        return process
+
+    def submit(self, recording: Path = SHORT, *, fault: str | None = None, **v: Any) -> uuid.UUID:
+        if fault is not None:
+            v["initial_prompt"] = f"fault: {fault}"
+        job_id = self.stack.submit(recording, **v)
+        self.jobs.append(job_id)
+        return job_id
+
+    def end_of(self, job_id: uuid.UUID) -> TranscriptionJob:
+        return self.stack.wait_for_status(job_id, *FINAL)
+
+    def errors_of(self, job_id: uuid.UUID) -> list[str]:
+        with self.stack.sessions() as session:
+            query = select(ErrorLog.error_code).where(ErrorLog.job_id == job_id)
+            return list(session.scalars(query.order_by(ErrorLog.lease_epoch)))
+
+    @contextmanager
+    def recovery(self, bound_seconds: float) -> Iterator[None]:
+        """Check that what happens in the block is over within the bound, counted in heartbeats."""
+        before, began = self.ticks.count, time.monotonic()
+        yield
+        passed = self.ticks.count - before
+        self.record("recovery", f"{time.monotonic() - began:.1f} s of {bound_seconds:.1f} s")
+        assert passed <= ALLOWANCE * bound_seconds / HEARTBEAT + 1
+
+    def check(self) -> None:
+        """The invariants: every job has one end, and a result if and only if it completed."""
+        for job_id in self.jobs:
+            job = self.end_of(job_id)
+            result = self.stack.result(job_id)
+            assert (result is not None) == (job.status == JobStatus.COMPLETED)
+            assert result is None or result.lease_epoch == job.lease_epoch
+            assert job.attempt <= job.max_attempts
+            assert (job.failure_reason is not None) == (job.status == JobStatus.FAILED)
+            assert job.worker_name is None
+        with self.stack.sessions() as session:
+            count = session.scalar(select(func.count()).select_from(TranscriptionResult))
+        assert count == sum(self.stack.job(j).status == JobStatus.COMPLETED for j in self.jobs)
+        wait_for(lambda: self.left_behind() == [], "nothing is left in the scratch folder")
+
+    def left_behind(self) -> list[str]:
+        scratch = self.stack.folder / "scratch"
+        return [path.name for path in scratch.glob("*") if path.name != LOCK_NAME]
+
+
+@pytest.fixture
+def chaos(stack: Stack, record_property: Callable[[str, object], None]) -> Iterator[Chaos]:
+    ticks = Ticks()
+    try:
+        yield Chaos(stack, ticks, record_property)
+    finally:
+        ticks.close()
+
+
+@pytest.fixture
+def long_recording(tmp_path: Path) -> Path:
+    """Some minutes: many windows, so that something can happen in the middle."""
+    return repeated("digits-en.wav", LONG_TIMES, tmp_path / "long.wav")
+
+
+LONG_TIMES: Final = 40
+LONG_TEXT: Final = LONG_TIMES * sample("digits-en.wav").text.split()
+
+
+def words_of(stack: Stack, job_id: uuid.UUID) -> list[str]:
+    result = stack.result(job_id)
+    assert result is not None
+    return result.text.split()
+
+
+# The matrix
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        mark = item.get_closest_marker("fault")
+        if mark is not None:
+            item.user_properties.append(("fault", mark.args))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print every fault, what came of it, and how long its recovery took."""
+    rows: list[tuple[str, str, str, str]] = []
+    for outcome in ("passed", "failed", "skipped", "error"):
+        for report in terminalreporter.stats.get(outcome, ()):
+            told = dict(report.user_properties)
+            if "fault" in told and (report.when == "call" or outcome != "passed"):
+                code, fault = told["fault"]
+                rows.append((code, outcome, fault, str(told.get("recovery", ""))))
+    if not rows:
+        return
+    terminalreporter.section("what survives what")
+    for code, outcome, fault, took in sorted(rows, key=lambda row: _number(row[0])):
+        terminalreporter.write_line(f"{code:<5}{outcome:<9}{fault:<70}{took}")
+
+
+def _number(code: str) -> tuple[str, int]:
+    digits = "".join(filter(str.isdigit, code))
+    return code.rstrip("0123456789"), int(digits or 0)
