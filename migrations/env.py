@@ -1,18 +1,32 @@
-"""Runs migrations on DATABASE_URL: one process at a time, never waiting long on a busy table."""
+"""Runs migrations on DATABASE_URL: one process at a time, never waiting long on a busy table.
+
+PostgreSQL may still be starting: it is given some seconds, so that one start too early does not
+leave everything down that waits for the migrations.
+"""
+
+import logging
+import time
 
 from alembic import context
 from alembic.util import CommandError
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy.exc import DBAPIError
 
 from config import Settings
 from database import make_engine, translated_errors
-from errors import ServiceError, SettingsError
+from errors import DatabaseUnavailable, ServiceError, SettingsError
 from models import Base
+
+logger = logging.getLogger(__name__)
 
 #: Any number, as long as it stays the same: two processes that migrate at once take turns.
 MIGRATION_LOCK = 0x7472616E73
 #: The heads that the first version's database can be at.
 FIRST_VERSION = {"5e05da7b7d89", "a1b2c3d4e5f6"}
+#: How long a database that cannot be reached is tried; ``patience_seconds`` in the configuration's
+#: attributes goes before.
+PATIENCE_SECONDS = 30.0
+PAUSE_SECONDS = 0.5
 
 
 def is_first_version(connection: Connection) -> bool:
@@ -45,10 +59,41 @@ def migrate(connection: Connection) -> None:
         context.run_migrations()
 
 
+def connect(engine: Engine) -> Connection:
+    """Connect, to a database that may be starting.
+
+    Raises:
+        DatabaseUnavailable: It was not there in time.
+    """
+    patience = context.config.attributes.get("patience_seconds", PATIENCE_SECONDS)
+    until = time.monotonic() + patience
+    told = False
+    while True:
+        try:
+            with translated_errors():
+                return engine.connect()
+        except DatabaseUnavailable as error:
+            if time.monotonic() >= until:
+                raise
+            if not told:
+                # whoever migrates by hand has no logs set up, and reads a line's message alone
+                logger.warning("%s Trying on for %g s.", one_line(error), patience)
+            told = True
+        time.sleep(PAUSE_SECONDS)
+
+
+def one_line(error: ServiceError) -> str:
+    """Say what is wrong, with what libpq said of it; it names no password."""
+    if isinstance(cause := error.__cause__, DBAPIError):
+        said = str(cause.orig).partition("\n")[0]
+        return f"{error.message.rstrip('.')}: {said}."
+    return error.message
+
+
 def migrate_database() -> None:
     settings = context.config.attributes.get("settings") or Settings.from_env()
     engine = make_engine(settings, pooled=False, name="migrations")
-    with engine.connect() as connection:
+    with connect(engine) as connection:
         # waiting here is waiting for another process to finish the same work, so no time limit
         connection.execute(text("SET statement_timeout = 0"))
         connection.execute(text("SET lock_timeout = 0"))
@@ -76,7 +121,7 @@ def main() -> None:
             migrate_database()
     except ServiceError as error:
         # the one class that alembic's command shows as a line and not as a traceback
-        raise CommandError(error.message) from error
+        raise CommandError(one_line(error)) from error
 
 
 main()

@@ -1,6 +1,7 @@
 """Migrations on real PostgreSQL: up, down, two at once, never over the first version's data."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from alembic.config import Config as AlembicConfig
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Engine, NullPool, create_engine, text
+from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 
 from models import Base
 from tests.conftest import PROJECT_DIR
@@ -201,16 +202,39 @@ def test_a_refusal_is_one_line_and_no_traceback(empty_database_url: str, tmp_pat
     ("url", "line"),
     [
         ("mysql://alice:hunter2@db/x", "DATABASE_URL: Input should be postgresql://"),
-        ("postgresql://alice:hunter2@127.0.0.1:1/x", "The database cannot be reached."),
+        (
+            "postgresql://alice:hunter2@127.0.0.1:1/x",
+            'The database cannot be reached: connection to server at "127.0.0.1", port 1 failed:',
+        ),
     ],
 )
 def test_what_hinders_a_migration_is_said_in_one_line(
     url: str, line: str, alembic: AlembicConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", url)
+    alembic.attributes["patience_seconds"] = 0.0
 
-    with pytest.raises(CommandError, match=f"^{line}[^\n]*$"):
+    with pytest.raises(CommandError, match=f"^{re.escape(line)}[^\n]*$") as caught:
         command.upgrade(alembic, "head")
+
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_database_that_is_not_there_yet_is_waited_for(
+    empty_database_url: str, database_url: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "sockets"
+    there = make_url(empty_database_url)
+    url = there.update_query_dict({"host": str(folder)}).render_as_string()
+    process = run_alembic("upgrade", "head", cwd=tmp_path, url=url)
+    assert process.stderr is not None
+    said = process.stderr.readline()
+    folder.symlink_to(str(there.query["host"]))
+    _, err = process.communicate(timeout=PATIENCE_SECONDS)
+
+    assert said.startswith("The database cannot be reached: ")
+    assert (process.returncode, err) == (0, "")
+    assert schema(empty_database_url) == schema(database_url)
 
 
 def test_the_sql_that_is_written_offline_makes_the_same_from_any_folder(
