@@ -12,16 +12,15 @@ import logging
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
-from urllib.parse import parse_qsl, urlsplit
+from typing import IO, Annotated, Any, Final, Literal, Self
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 
+import config_values as values
 from errors import SettingsError
 
 logger = logging.getLogger(__name__)
@@ -37,12 +36,15 @@ LONGEST_SECONDS: Final = 30 * 86_400.0
 HEARTBEATS_IN_LEASE: Final = 3
 #: In the order in which a worker takes from them.
 QUEUES: Final = ("high", "normal", "retry")
+#: The queue that no worker takes from, by its name and by that of the first version.
+DEAD_LETTERS: Final = frozenset({"dlq", "transcription.dlq"})
 
 Names = Annotated[tuple[str, ...], NoDecode]
 Pause = Annotated[float, Field(gt=0, le=LONGEST_SECONDS)]
 Wait = Annotated[float, Field(ge=0, le=LONGEST_SECONDS)]
 Count = Annotated[int, Field(ge=1, le=1000)]
-Megabytes = Annotated[int, Field(ge=0, le=2**24)]
+#: With a lower bound at each field: one here would win over it.
+Megabytes = Annotated[int, Field(le=2**24)]
 
 #: The first version's variables that mean nothing any more, and why. Setting one warns and starts.
 RETIRED = {
@@ -133,7 +135,7 @@ class Settings(BaseSettings):
         500, ge=1, description="Largest upload, in MB of 2^20 bytes"
     )
     min_free_disk_mb: Megabytes = Field(
-        1024, description="Free space that an upload must leave on the disk, in MB"
+        1024, ge=0, description="Free space that an upload must leave on the disk, in MB"
     )
     publish_budget_ms: int = Field(
         150, ge=10, le=10_000, description="Longest time that a submission waits for Redis"
@@ -170,7 +172,7 @@ class Settings(BaseSettings):
     model_pool_size: Count = Field(2, description="Loaded instances of one model, at most")
     model_pool_max_size: Count = Field(4, description="Loaded models in all, at most")
     model_pool_memory_mb: Megabytes = Field(
-        0, description="Memory for loaded models on each device; 0: most that there is"
+        0, ge=0, description="Memory for loaded models on each device; 0: most that there is"
     )
     model_idle_seconds: Wait = Field(900.0, description="Unused models are unloaded after")
     model_download: bool = Field(True, description="Whether missing models may be downloaded")
@@ -256,9 +258,7 @@ class Settings(BaseSettings):
     @field_validator("celery_queues", "trusted_hosts", "api_keys", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        return tuple(item.strip() for item in value.split(",") if item.strip())
+        return values.names(value) if isinstance(value, str) else value
 
     @field_validator("log_level", "log_format", "whisper_device", mode="before")
     @classmethod
@@ -280,11 +280,16 @@ class Settings(BaseSettings):
     @field_validator("celery_queues")
     @classmethod
     def _known_queues(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        # the first version called them transcription.high and so on
-        names = {name.removeprefix("transcription.") for name in value}
-        if not names or names - {*QUEUES}:
-            raise ValueError(f"Input should be one or more of {', '.join(QUEUES)}")
-        return tuple(queue for queue in QUEUES if queue in names)
+        kept = tuple(name for name in value if name not in DEAD_LETTERS)
+        if kept != value:
+            # the first version's workers took from it; as here, the name stands in the message
+            logger.warning("CELERY_QUEUES: dlq is left out, maintenance takes from it")
+        return values.queues(kept, QUEUES)
+
+    @field_validator("trusted_hosts")
+    @classmethod
+    def _host_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(values.host_name, value))
 
     @field_validator("api_keys")
     @classmethod
@@ -295,20 +300,14 @@ class Settings(BaseSettings):
 
     @field_validator("database_url")
     @classmethod
-    def _psycopg2(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is None:
-            return None
-        scheme, _, rest = value.get_secret_value().partition("://")
-        # SQLAlchemy 2.1 takes plain postgresql:// for psycopg 3, which is not installed.
-        url = f"postgresql+psycopg2://{rest}"
-        if scheme not in {"postgres", "postgresql", "postgresql+psycopg2"} or not _is_url(url):
-            raise ValueError("Input should be postgresql://user:password@host:port/database")
-        return SecretStr(url)
+    def _postgresql(cls, value: SecretStr | None) -> SecretStr | None:
+        url = None if value is None else values.database_url(value.get_secret_value())
+        return None if url is None else SecretStr(url)
 
     @field_validator("redis_url", "celery_broker_url")
     @classmethod
     def _redis(cls, value: SecretStr | None) -> SecretStr | None:
-        url = None if value is None else _redis_url(value.get_secret_value())
+        url = None if value is None else values.redis_url(value.get_secret_value())
         return None if url is None else SecretStr(url)
 
     @field_validator("model_base_url")
@@ -418,50 +417,27 @@ def _written(env_file: Path | None) -> Mapping[str, str]:
     if env_file is None or not env_file.is_file():
         return {}
     try:
-        values = dotenv_values(env_file, encoding="utf-8")
+        with env_file.open(encoding="utf-8") as file:
+            _require_assignments(file, env_file)
+        written = dotenv_values(env_file, encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{env_file}: {_why(error)}") from error
-    return {name: value for name, value in values.items() if value}
+    return {name: value for name, value in written.items() if value}
+
+
+def _require_assignments(file: IO[str], env_file: Path) -> None:
+    """Stop at a line that python-dotenv would pass over with no more than a word in the log."""
+    for binding in parse_stream(file):
+        if binding.error:
+            text = binding.original.string
+            blank = text[: len(text) - len(text.lstrip())].count("\n")
+            number = binding.original.line + blank
+            # the line itself may be a secret
+            raise SettingsError(f"{env_file}, line {number}: Input should be NAME=value")
 
 
 def _why(error: BaseException | None) -> str:
     return str(error.strerror) if isinstance(error, OSError) else "Input should be UTF-8 text"
-
-
-def _is_url(url: str) -> bool:
-    try:
-        make_url(url)
-    except (ArgumentError, ValueError):
-        return False
-    return True
-
-
-_REDIS_FORM: Final = "Input should be redis://:password@host:port/number, or rediss:// for TLS"
-
-
-def _redis_url(url: str) -> str:
-    """Check a URL for what both kombu and redis-py understand, and alike.
-
-    Neither knows the other's spelling of a socket's URL, and only redis-py takes the database's
-    number from the query.
-
-    Raises:
-        ValueError: It is not one of those.
-    """
-    try:
-        parts = urlsplit(url)
-        port, options = parts.port, dict(parse_qsl(parts.query))
-    except ValueError:
-        raise ValueError(_REDIS_FORM) from None
-    number = parts.path.removeprefix("/") or "0"
-    if parts.scheme not in {"redis", "rediss"} or port == 0 or not number.isdecimal():
-        raise ValueError(_REDIS_FORM)
-    if any(not name.startswith("ssl_") for name in options):
-        raise ValueError(_REDIS_FORM)
-    if parts.scheme == "rediss" and "ssl_cert_reqs" not in options:
-        # kombu would look at nobody's certificate
-        return f"{url}{'&' if options else '?'}ssl_cert_reqs=required"
-    return url
 
 
 #: What is allowed, where pydantic's own words do not say it.

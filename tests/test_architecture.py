@@ -22,7 +22,7 @@ PROJECT_DIR = Path(__file__).resolve().parent.parent
 
 ROWS = (
     {"errors"},
-    {"config", "machine", "telemetry"},
+    {"config", "config_values", "machine", "telemetry"},
     {"speech", "local_servers"},
     {"models"},
     {"database"},
@@ -32,7 +32,7 @@ ROWS = (
     {"bench", "compose", "training"},  # tools beside the service
 )
 #: Modules that are one thing in two files.
-UNITS = {"model_shelf": "model_pool", "solo": "model_pool"}
+UNITS = {"config_values": "config", "model_shelf": "model_pool", "solo": "model_pool"}
 ENGINES = {"ctranslate2", "faster_whisper", "openvino", "torch", "whisper"}
 HTTP = {"fastapi", "starlette", "uvicorn"}
 DATABASE = {"alembic", "psycopg2", "sqlalchemy"}

@@ -7,15 +7,19 @@ import re
 import ssl
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 import redis
 from kombu import Connection
 from pydantic import SecretStr, ValidationError
 from sqlalchemy import make_url
+from starlette.testclient import TestClient
 
 import config
+from app import create_app
 from config import ENV_FILE, PROJECT_DIR, QUEUES, RENAMED, RETIRED, Settings
+from config_values import TLS_OPTIONS
 from errors import SettingsError
 
 EXAMPLE = PROJECT_DIR / ".env.example"
@@ -300,6 +304,34 @@ def test_a_certificate_is_checked_by_both_clients_of_redis(query: str, read: Rea
     assert redis.SSLConnection(**arguments).cert_reqs == ssl.CERT_REQUIRED
 
 
+@pytest.mark.parametrize("word", ["none", "optional", "required"])
+@pytest.mark.parametrize("spelt", [str, lambda word: f"CERT_{word.upper()}"])
+def test_both_clients_of_redis_take_every_spelling_of_whom_to_trust(
+    word: str, spelt: Callable[[str], str], read: Read
+) -> None:
+    url = read(REDIS_URL=f"rediss://h/0?ssl_cert_reqs={spelt(word)}").require_broker_url()
+
+    kombus = Connection(url).ssl
+    assert isinstance(kombus, dict)
+    arguments = redis.Redis.from_url(url).connection_pool.connection_kwargs
+    asked = ssl.VerifyMode[f"CERT_{word.upper()}"]
+    assert (kombus["ssl_cert_reqs"], redis.SSLConnection(**arguments).cert_reqs) == (asked, asked)
+
+
+def test_both_clients_of_redis_take_every_option_of_tls(read: Read) -> None:
+    query = dict.fromkeys(TLS_OPTIONS, "/a b")
+    query |= {"ssl_cert_reqs": "optional", "ssl_check_hostname": "false"}
+    url = read(REDIS_URL=f"rediss://h/0?{urlencode(query)}").require_broker_url()
+
+    kombus = Connection(url).ssl
+    assert isinstance(kombus, dict)
+    ours = redis.Redis.from_url(url).connection_pool.connection_kwargs
+    assert kombus["ssl_ca_certs"] == ours["ssl_ca_certs"] == "/a b"
+    for arguments in (kombus, ours):
+        connection = redis.SSLConnection(**arguments)
+        assert (connection.check_hostname, connection.cert_reqs) == (False, ssl.CERT_OPTIONAL)
+
+
 def test_who_waives_the_certificate_is_obeyed(read: Read) -> None:
     url = "rediss://h/0?ssl_cert_reqs=none"
 
@@ -318,6 +350,31 @@ def test_queues_are_taken_in_the_order_of_their_urgency(
     given: str, queues: tuple[str, ...], read: Read
 ) -> None:
     assert read(CELERY_QUEUES=given).celery_queues == queues
+
+
+def test_the_first_versions_own_queues_are_taken_without_its_dead_letters(
+    read: Read, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = [f"transcription.{name}" for name in (*QUEUES, "dlq")]
+
+    assert read(CELERY_QUEUES=",".join(old)).celery_queues == QUEUES
+    assert caplog.messages == ["CELERY_QUEUES: dlq is left out, maintenance takes from it"]
+
+
+@pytest.mark.parametrize(
+    ("given", "hosts"),
+    [
+        ("example.com, *.Example.com", ("example.com", "*.example.com")),
+        ("*", ("*",)),
+        ("localhost,192.0.2.1", ("localhost", "192.0.2.1")),
+        ("::1,[2001:DB8:0::1]", ("[::1]", "[2001:db8::1]")),
+        ("stt_web,xn--bcher-kva.example", ("stt_web", "xn--bcher-kva.example")),
+    ],
+)
+def test_host_names_are_as_they_stand_in_requests(
+    given: str, hosts: tuple[str, ...], read: Read
+) -> None:
+    assert read(TRUSTED_HOSTS=given).trusted_hosts == hosts
 
 
 def test_a_relative_path_is_meant_from_the_project_wherever_one_stands(
@@ -361,6 +418,10 @@ def test_case_does_not_matter_where_it_means_nothing(read: Read) -> None:
 
 # What stops the start
 
+HOSTS = (
+    "Input should be names such as example.com, *.example.com or 192.0.2.1,"
+    " without scheme, port and path"
+)
 HUGE = "9" * 5000
 REFUSED = [
     ("PORT", "http", "PORT=http: Input should be a whole number"),
@@ -396,8 +457,13 @@ REFUSED = [
     ("LOG_FORMAT", "xml", "LOG_FORMAT=xml: Input should be 'human' or 'json'"),
     (
         "CELERY_QUEUES",
-        "high,dlq",
-        "CELERY_QUEUES=high,dlq: Input should be one or more of high, normal, retry",
+        "high,low",
+        "CELERY_QUEUES=high,low: Input should be one or more of high, normal, retry",
+    ),
+    (
+        "CELERY_QUEUES",
+        "dlq",
+        "CELERY_QUEUES=dlq: Input should be one or more of high, normal, retry",
     ),
     ("CELERY_QUEUES", ",", "CELERY_QUEUES=,: Input should be one or more of high, normal, retry"),
     (
@@ -446,6 +512,38 @@ def test_a_bad_value_in_a_secret_file_is_refused_alike(read: Read, tmp_path: Pat
         read(SECRETS_DIR=str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        "ex*ample.com",
+        "*example.com",
+        "*.*.example.com",
+        "https://example.com",
+        "example.com:8000",
+        "example.com/",
+        "example..com",
+        "-example.com",
+        "bücher.example",
+        "[::1]:8000",
+        f"{'a.' * 130}com",
+    ],
+)
+def test_what_is_no_host_name_is_refused(host: str, read: Read) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read(TRUSTED_HOSTS=f"example.com,{host}")
+
+    assert caught.value.message.endswith(f": {HOSTS}")
+
+
+@pytest.mark.parametrize("host", ["example.com", "*.example.com", "192.0.2.1", "[::1]", "*"])
+def test_every_host_name_that_is_taken_lets_a_request_for_it_in(host: str, read: Read) -> None:
+    app = create_app(read(TRUSTED_HOSTS=host, DATABASE_URL=PASSWORD_URL, REDIS_URL="redis://h"))
+    asked = host.replace("*", "www")
+    client = TestClient(app, base_url=f"http://{asked}:8000")
+
+    assert client.get("/openapi.json").status_code == 200
+
+
 NUMBERS = [
     name
     for name, field in Settings.model_fields.items()
@@ -462,11 +560,65 @@ def test_no_number_is_without_bounds(name: str, value: str, read: Read) -> None:
         read(**{name.upper(): value})
 
 
+#: The least that each takes, and what is just below.
+LEAST = {
+    "port": (1, 0),
+    "max_upload_size_mb": (1, 0),
+    "min_free_disk_mb": (0, -1),
+    "publish_budget_ms": (10, 9),
+    "max_audio_hours": (0.001, 0),
+    "decode_memory_mb": (256, 255),
+    "decode_timeout_seconds": (0.001, 0),
+    "whisper_threads": (0, -1),
+    "model_pool_size": (1, 0),
+    "model_pool_max_size": (1, 0),
+    "model_pool_memory_mb": (0, -1),
+    "model_idle_seconds": (0, -0.001),
+    "model_wait_seconds": (0, -0.001),
+    "celery_concurrency": (1, 0),
+    "celery_task_timeout": (0.001, 0),
+    "deadline_factor": (0.001, 0),
+    "max_retries": (0, -1),
+    "retry_base_seconds": (0.001, 0),
+    "retry_cap_seconds": (0.001, 0),
+    "max_solo_crashes": (1, 0),
+    "max_crashes": (1, 0),
+    "drain_seconds": (0, -0.001),
+    "drain_force_seconds": (0, -0.001),
+    "stall_seconds": (0.001, 0),
+    "lease_seconds": (1, 0.999),
+    "heartbeat_seconds": (0.001, 0),
+    "dispatch_seconds": (0.001, 0),
+    "redispatch_seconds": (0.001, 0),
+    "upload_retention_hours": (0, -0.001),
+    "database_pool_size": (1, 0),
+    "database_max_overflow": (0, -1),
+    "database_pool_timeout_seconds": (0.001, 0),
+    "flower_port": (1, 0),
+}
+
+
+def test_the_least_of_every_number_is_known() -> None:
+    assert LEAST.keys() == {*NUMBERS}
+
+
+@pytest.mark.parametrize("name", LEAST)
+def test_a_number_is_taken_from_its_least_on_and_not_below(name: str, read: Read) -> None:
+    least, below = LEAST[name]
+    beside = {"HEARTBEAT_SECONDS": "0.1"} if name == "lease_seconds" else {}
+
+    assert getattr(read(**{name.upper(): str(least)}, **beside), name) == least
+    with pytest.raises(SettingsError, match=f"^{name.upper()}={below}: Input should be greater"):
+        read(**{name.upper(): str(below)}, **beside)
+
+
 BAD_URLS = [
     ("DATABASE_URL", f"mysql://alice:{SECRET}@db/transcription"),
     ("DATABASE_URL", f"postgresql+psycopg://alice:{SECRET}@db/transcription"),
     ("DATABASE_URL", f"postgresql://alice:{SECRET}@db:port/transcription"),
     ("DATABASE_URL", SECRET),
+    ("DATABASE_URL", f"postgresql://alice:{SECRET}@db/transcription?sslmod=require"),
+    ("DATABASE_URL", f"postgresql://alice:{SECRET}@/transcription?host=a:1&host=b:x"),
     ("REDIS_URL", f"http://:{SECRET}@redis"),
     ("REDIS_URL", f"unix:///{SECRET}.sock"),
     ("REDIS_URL", f"redis+socket:///{SECRET}.sock"),
@@ -476,6 +628,11 @@ BAD_URLS = [
     ("REDIS_URL", f"redis://:{SECRET}@redis/transcription"),
     ("REDIS_URL", f"redis://:{SECRET}@[redis/0"),
     ("REDIS_URL", f"redis://:{SECRET}@redis?db=3"),
+    ("REDIS_URL", f"redis://:{SECRET}@redis?ssl_cert_reqs=none"),
+    ("REDIS_URL", f"rediss://:{SECRET}@redis?ssl_cert_reqs=bogus"),
+    ("REDIS_URL", f"rediss://:{SECRET}@redis?ssl_check_hostname=no"),
+    ("REDIS_URL", f"rediss://:{SECRET}@redis?ssl_versions=all"),
+    ("REDIS_URL", f"redis://:x#{SECRET}@redis"),
     ("CELERY_BROKER_URL", f"amqp://:{SECRET}@rabbit"),
     ("API_KEYS", SECRET[:15]),
 ]
@@ -489,6 +646,16 @@ def test_a_bad_secret_is_refused_without_being_shown(name: str, value: str, read
     assert value[:15] not in caught.value.message
     assert SECRET not in caught.value.message
     assert caught.value.__suppress_context__
+
+
+def test_a_slip_in_an_option_of_postgresql_is_named(read: Read) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read(DATABASE_URL=f"{PASSWORD_URL}?sslmode=require&sslrootcer=/ca.pem")
+
+    assert caught.value.message == (
+        "DATABASE_URL: Input should have options of libpq, such as sslmode=require,"
+        " and not sslrootcer"
+    )
 
 
 def test_no_way_of_showing_settings_shows_a_secret(read: Read) -> None:
@@ -524,6 +691,24 @@ def test_a_file_that_is_not_text_stops_the_start(read: Read, env_file: Path) -> 
     env_file.write_bytes(b"PORT=\xff")
     with pytest.raises(SettingsError, match=r"\.env: Input should be UTF-8 text$"):
         read(env_file)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("PORT 9001\n", 1),
+        (f"PORT=9001\n\n# a comment\n\n\nAPI_KEYS {SECRET}\nHOST=::\n", 6),
+        (f'PORT=9001\r\n\r\nAPI_KEYS="{SECRET}\r\n', 3),
+    ],
+)
+def test_a_line_that_sets_nothing_stops_the_start(
+    text: str, line: int, read: Read, env_file: Path
+) -> None:
+    env_file.write_bytes(text.encode())
+    with pytest.raises(SettingsError) as caught:
+        read(env_file)
+
+    assert caught.value.message == f"{env_file}, line {line}: Input should be NAME=value"
 
 
 def test_a_secret_file_that_is_not_text_stops_the_start(read: Read, tmp_path: Path) -> None:
