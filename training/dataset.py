@@ -57,7 +57,7 @@ class Clip:
 class Voices:
     """Units by language and voice, with people chosen for part of the English clips."""
 
-    def __init__(self, banks: list[Bank], people: Bank | None, people_share: float = 0.4) -> None:
+    def __init__(self, banks: list[Bank], people: Bank | None, people_share: float) -> None:
         self._voices: dict[str, dict[str, list[Unit]]] = {name: {} for name in LANGUAGES}
         self._people: dict[str, list[Unit]] = {}
         self._people_share = people_share
@@ -303,6 +303,8 @@ class Recipe:
     timed_share: float = 0.9
     #: Least and most that a voice is slowed down, which also lowers it.
     stretch: tuple[float, float] = (0.88, 1.15)
+    #: How much of the English is said by people, where there are recordings of some.
+    people_share: float = 0.4
     #: Of the windows with speech, how many are spoilt, in each of the stages above.
     spoilt_shares: tuple[float, ...] = (0.2, 0.5, 0.8, 0.8)
 
@@ -324,7 +326,9 @@ class Windows(IterableDataset[dict[str, torch.Tensor]]):
         noise = np.random.default_rng(chance.randrange(2**32))
         people = self._cache / "people.npz"
         voices = Voices(
-            [Bank.load(self._cache / "train.npz")], Bank.load(people) if people.exists() else None
+            [Bank.load(self._cache / "train.npz")],
+            Bank.load(people) if people.exists() else None,
+            self._recipe.people_share,
         )
         step = self._first_step + index
         while True:

@@ -3,6 +3,7 @@
     python -m training.train --recipe start
     python -m training.train --recipe main
     python -m training.train --recipe finish
+    python -m training.train --recipe people
 
 Short windows come first, until the attention has found the words; then lengths are mixed, with
 enough 30-second ones that whole windows are read well.
@@ -101,6 +102,22 @@ PLANS = {
             timed_share=0.7,
             stretch=(0.8, 1.25),
             spoilt_shares=(0.75,),
+        ),
+    ),
+    "people": Plan(
+        first=9200,
+        last=12700,
+        stop=12700,
+        peak=1e-3,
+        finding=False,
+        recipe=Recipe(
+            ((0, {3.0: 0.1, 5.0: 0.4, 8.0: 0.3, 30.0: 0.2}),),
+            seconds_per_batch=80.0,
+            shifted_share=0.4,
+            timed_share=0.75,
+            stretch=(0.75, 1.3),
+            people_share=0.65,
+            spoilt_shares=(0.85,),
         ),
     ),
 }

@@ -155,8 +155,8 @@ def test_a_job_that_kills_is_poison_and_innocents_that_shared_its_process_surviv
 @pytest.mark.parametrize("kind", ["out-of-memory", "memory-error"])
 def test_memory_that_runs_out_costs_no_slot(chaos: Chaos, kind: str) -> None:
     chaos.stack.maintenance()
-    worker = chaos.worker(CELERY_CONCURRENCY="1", MAX_RETRIES="1")
-    job_id = chaos.submit(fault=f"{kind} after 0")
+    worker = chaos.worker(CELERY_CONCURRENCY="1")
+    job_id = chaos.submit(fault=f"{kind} after 0", max_attempts=2)
     failed = chaos.end_of(job_id)
     after = chaos.submit()
 
@@ -172,7 +172,7 @@ def test_memory_that_runs_out_costs_no_slot(chaos: Chaos, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["exit", "interrupt", "error"])
 def test_whatever_an_engine_raises_costs_no_slot(chaos: Chaos, kind: str) -> None:
     chaos.stack.maintenance()
-    worker = chaos.worker(CELERY_CONCURRENCY="1", MAX_RETRIES="1")
+    worker = chaos.worker(CELERY_CONCURRENCY="1")
     job_id = chaos.submit(fault=f"{kind} after 0 once")
     done = chaos.end_of(job_id)
     after = chaos.submit()
@@ -195,7 +195,8 @@ def test_a_hung_engine_is_left_behind_with_its_process(chaos: Chaos, long_record
     done = chaos.end_of(job_id)
 
     assert status == 70
-    assert (done.status, done.crash_count) == ("completed", 0)
+    assert (done.status, done.crash_count, done.attempt) == ("completed", 1, 1)
+    assert chaos.errors_of(job_id) == ["stalled"]
     assert words_of(chaos.stack, job_id) == LONG_TEXT
     chaos.check()
 
