@@ -8,14 +8,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy import URL, Engine, create_engine, make_url, text
+from sqlalchemy.exc import (
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import NullPool, QueuePool
 
 from config import Settings
-from errors import DatabaseUnavailable
+from errors import DatabaseUnavailable, ServiceError
 
 logger = logging.getLogger(__name__)
 
@@ -46,17 +52,19 @@ UNAVAILABLE = (
     "55P03",  # lock timeout
     "57",  # operator, statement timeout
 )
+#: SQLSTATEs of a database that the migrations have not reached yet: no such table, no such column.
+NOT_MIGRATED = ("42P01", "42703")
 
 
 def make_engine(settings: Settings, *, pooled: bool = True, name: str = "transcription") -> Engine:
-    """Build an engine; it connects when first used.
+    """Build an engine; it connects when first used. What DATABASE_URL says of itself wins.
 
     Args:
         pooled: False gives a fresh connection each time: for the heartbeat, which must not wait
             behind requests for one of the pool.
         name: What ``pg_stat_activity`` shows.
     """
-    options = " ".join(f"-c {key}={value}" for key, value in TIMEOUTS.items())
+    url = make_url(settings.require_database_url())
     pool: dict[str, Any] = {"poolclass": NullPool}
     if pooled:
         pool = {
@@ -68,11 +76,23 @@ def make_engine(settings: Settings, *, pooled: bool = True, name: str = "transcr
             "pool_recycle": 1800,
         }
     return create_engine(
-        settings.require_database_url(),
-        connect_args={**CONNECTION, "options": options, "application_name": name},
+        url,
+        connect_args=_connect_args(url, name),
         hide_parameters=True,
         **pool,
     )
+
+
+def _connect_args(url: URL, name: str) -> dict[str, Any]:
+    """What libpq is told beside the URL, which would win over it."""
+    ours = {**CONNECTION, "application_name": name}
+    limits = (f"-c {key}={value}" for key, value in TIMEOUTS.items())
+    # of two values of one setting the server takes the last
+    options = " ".join([*limits, *url.normalized_query.get("options", ())])
+    return {
+        **{key: value for key, value in ours.items() if key not in url.query},
+        "options": options,
+    }
 
 
 def make_sessions(engine: Engine) -> Sessions:
@@ -96,6 +116,24 @@ def translated_errors() -> Iterator[None]:
         raise
 
 
+def explained(error: ServiceError) -> str:
+    """Return the message with what PostgreSQL said: for operators and logs, never for clients."""
+    cause = error.__cause__
+    if not isinstance(cause, DBAPIError):
+        return error.message
+    if _is_not_migrated(cause):
+        return "The database is not migrated: run alembic upgrade head."
+    return f"{error.message.rstrip('.')}: {_first_line(cause)}."
+
+
+def _first_line(error: DBAPIError) -> str:
+    return str(error.orig).strip().partition("\n")[0]
+
+
+def _is_not_migrated(error: DBAPIError) -> bool:
+    return getattr(error.orig, "pgcode", None) in NOT_MIGRATED
+
+
 def is_unavailable(error: DBAPIError) -> bool:
     if error.connection_invalidated:
         return True
@@ -112,10 +150,15 @@ def get_db_session(sessions: Sessions) -> Iterator[Session]:
     """One transaction: committed at the end, rolled back on an error.
 
     Raises:
-        DatabaseUnavailable: See ``translated_errors``.
+        DatabaseUnavailable: See ``translated_errors``; or it is not migrated yet.
     """
-    with translated_errors(), sessions.begin() as session:
-        yield session
+    try:
+        with translated_errors(), sessions.begin() as session:
+            yield session
+    except ProgrammingError as error:
+        if _is_not_migrated(error):
+            raise DatabaseUnavailable("The database is not migrated yet.") from error
+        raise
 
 
 def get_db(sessions: Sessions) -> Iterator[Session]:
@@ -130,7 +173,10 @@ def ping(engine: Engine) -> bool:
         with engine.connect() as connection:
             connection.execute(text("SELECT 1"))
     except SQLAlchemyError as error:
-        logger.warning("database does not answer", extra={"error": type(error).__name__})
+        cause = _first_line(error) if isinstance(error, DBAPIError) else None
+        logger.warning(
+            "database does not answer", extra={"error": type(error).__name__, "cause": cause}
+        )
         return False
     return True
 

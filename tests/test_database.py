@@ -14,6 +14,7 @@ from config import Settings
 from database import (
     ConnectionPoolStats,
     Sessions,
+    explained,
     get_db,
     get_db_session,
     make_engine,
@@ -21,7 +22,7 @@ from database import (
     ping,
     pool_stats,
 )
-from errors import DatabaseUnavailable
+from errors import DatabaseUnavailable, NotFound
 from local_servers import PostgresServer
 from tests.conftest import fresh_database
 
@@ -101,6 +102,35 @@ def test_every_connection_has_its_name_and_limits(setting: str, value: str, engi
         assert connection.scalar(text(f"SHOW {setting}")) == value
 
 
+@pytest.mark.parametrize(
+    ("query", "setting", "value"),
+    [
+        ("application_name=mine", "application_name", "mine"),
+        ("options=-csearch_path%3Dfoo", "search_path", "foo"),
+        ("options=-csearch_path%3Dfoo", "lock_timeout", "5s"),
+        ("options=-clock_timeout%3D7s", "lock_timeout", "7s"),
+        ("options=-cjit%3Doff&options=-csearch_path%3Dfoo", "search_path", "foo"),
+    ],
+)
+def test_what_the_url_says_of_itself_wins(
+    query: str, setting: str, value: str, url: str, build: MakeEngine
+) -> None:
+    joint = "&" if "?" in url else "?"
+    with build(f"{url}{joint}{query}").connect() as connection:
+        assert connection.scalar(text(f"SHOW {setting}")) == value
+
+
+@pytest.mark.parametrize(("query", "seconds"), [("", "3"), ("connect_timeout=9", "9")])
+def test_a_connection_is_given_up_after_the_urls_seconds_or_ours(
+    query: str, seconds: str, url: str, build: MakeEngine
+) -> None:
+    joint = "&" if "?" in url else "?"
+    with build(f"{url}{joint}{query}").connect() as connection:
+        told = connection.connection.driver_connection.get_dsn_parameters()  # type: ignore[union-attr]
+
+    assert told["connect_timeout"] == seconds
+
+
 def test_nothing_is_connected_before_it_is_used(build: MakeEngine) -> None:
     assert pool_stats(build("postgresql://nobody@127.0.0.1:1/none")).checked_out == 0
 
@@ -136,7 +166,7 @@ def test_a_session_commits_at_its_end(sessions: Sessions) -> None:
 
 def test_a_session_that_ends_in_an_error_leaves_nothing(sessions: Sessions) -> None:
     with pytest.raises(ProgrammingError):
-        run(sessions, "INSERT INTO notes VALUES (1, 'lost')", "SELECT * FROM nowhere")
+        run(sessions, "INSERT INTO notes VALUES (1, 'lost')", "SELECT FROM WHERE")
 
     assert bodies(sessions) == []
 
@@ -261,7 +291,46 @@ def test_a_server_that_only_reads_is_unavailable(sessions: Sessions) -> None:
 
 def test_a_wrong_statement_is_our_mistake(sessions: Sessions) -> None:
     with pytest.raises(ProgrammingError):
-        run(sessions, "SELECT * FROM nowhere")
+        run(sessions, "SELECT FROM WHERE")
+
+
+@pytest.mark.parametrize("statement", ["SELECT * FROM nowhere", "SELECT title FROM notes"])
+def test_a_database_that_is_not_migrated_yet_is_unavailable(
+    statement: str, sessions: Sessions
+) -> None:
+    with pytest.raises(DatabaseUnavailable) as caught:
+        run(sessions, statement)
+
+    assert caught.value.message == "The database is not migrated yet."
+    assert explained(caught.value) == "The database is not migrated: run alembic upgrade head."
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://nobody@127.0.0.1:1/none", "Connection refused"),
+        ("postgresql://127.0.0.1/none?sslmode=bogus", 'invalid sslmode value: "bogus"'),
+        ("nowhere", 'database "nowhere" does not exist'),
+    ],
+)
+def test_operators_read_what_postgresql_said_and_clients_do_not(
+    url: str, said: str, build: MakeEngine, postgres_server: PostgresServer
+) -> None:
+    url = url if "://" in url else postgres_server.url_of(url)
+    with (
+        pytest.raises(DatabaseUnavailable) as caught,
+        get_db_session(make_sessions(build(url))) as session,
+    ):
+        session.execute(text("SELECT 1"))
+
+    assert caught.value.message == "The database cannot be reached."
+    assert explained(caught.value).startswith("The database cannot be reached: ")
+    assert said in explained(caught.value)
+    assert "\n" not in explained(caught.value)
+
+
+def test_what_postgresql_said_nothing_of_is_explained_by_itself() -> None:
+    assert explained(NotFound("There is no such job.")) == "There is no such job."
 
 
 def test_a_value_that_cannot_be_sent_is_our_mistake(sessions: Sessions) -> None:
@@ -283,6 +352,15 @@ def test_an_error_shows_no_values(sessions: Sessions) -> None:
 def test_ping_tells_whether_the_server_answers(build: MakeEngine) -> None:
     assert ping(build())
     assert not ping(build("postgresql://nobody@127.0.0.1:1/none"))
+
+
+def test_the_log_says_why_the_server_does_not_answer(
+    build: MakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    ping(build("postgresql://nobody@127.0.0.1:1/none"))
+
+    (record,) = caplog.records
+    assert "Connection refused" in record.__dict__["cause"]
 
 
 def test_the_pool_counts_its_connections(build: MakeEngine) -> None:
