@@ -26,6 +26,7 @@ from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as redis_transport
 
 from config import QUEUES, Settings
+from errors import SettingsError
 
 logger = logging.getLogger(__name__)
 
@@ -237,6 +238,10 @@ def _from_environment() -> Celery:
 
 def __getattr__(name: str) -> Celery:
     # for `celery -A celery_app ...`, which looks for the attribute `celery`
-    if name == "celery":
+    if name != "celery":
+        raise AttributeError(name)
+    try:
         return _from_environment()
-    raise AttributeError(name)
+    except SettingsError as error:
+        # whoever starts us reads one line, not a traceback
+        raise SystemExit(error.message) from None

@@ -7,6 +7,8 @@ import json
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -38,7 +40,7 @@ from celery_app import (
     send,
     send_if_room,
 )
-from config import Settings
+from config import PROJECT_DIR, Settings
 from local_servers import ValkeyServer
 from tests.fakes import FakeClock, Gate, eventually
 
@@ -165,6 +167,19 @@ def test_the_celery_command_finds_the_instance_by_the_modules_name(
     celery_app._from_environment.cache_clear()
 
     assert (found.main, found.conf.broker_url) == ("transcription", redis_url)
+
+
+def test_a_bad_setting_is_one_line_of_the_celery_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "celery_app", "report"],
+        cwd=PROJECT_DIR,
+        env={"PATH": os.environ["PATH"], "REDIS_URL": "redis://h", "PORT": "http"},
+        capture_output=True,
+        text=True,
+    )
+
+    line = "PORT=http: Input should be a whole number\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", line)
 
 
 # The window of messages in a lane
