@@ -132,6 +132,7 @@ def long_recording(tmp_path: Path) -> Path:
 
 
 LONG_TIMES: Final = 40
+SHORT_TEXT: Final = sample("digits-en.wav").text.split()
 LONG_TEXT: Final = LONG_TIMES * sample("digits-en.wav").text.split()
 
 
@@ -146,8 +147,7 @@ def words_of(stack: Stack, job_id: uuid.UUID) -> list[str]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        mark = item.get_closest_marker("fault")
-        if mark is not None:
+        for mark in item.iter_markers("fault"):
             item.user_properties.append(("fault", mark.args))
 
 
@@ -156,10 +156,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     rows: list[tuple[str, str, str, str]] = []
     for outcome in ("passed", "failed", "skipped", "error"):
         for report in terminalreporter.stats.get(outcome, ()):
-            told = dict(report.user_properties)
-            if "fault" in told and (report.when == "call" or outcome != "passed"):
-                code, fault = told["fault"]
-                rows.append((code, outcome, fault, str(told.get("recovery", ""))))
+            took = dict(report.user_properties).get("recovery", "")
+            if report.when == "call" or outcome != "passed":
+                faults = (told for name, told in report.user_properties if name == "fault")
+                rows += [(code, outcome, fault, str(took)) for code, fault in faults]
     if not rows:
         return
     terminalreporter.section("what survives what")

@@ -1,6 +1,7 @@
 """The real worker, with an engine that does what a job's prompt says: ``fault: kill after 1``.
 
-Given ``--role solo`` it is the child of such a worker, with the same engine.
+With ``DIE_AFTER`` set to ``claim`` or ``complete``, it dies when that was committed and before it
+hears of it. Given ``--role solo`` it is the child of such a worker, with the same engine.
 
 A fault named ``… once`` happens to the first process that meets it: a file tells the others.
 """
@@ -17,10 +18,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from sqlalchemy import event
+
 import tasks
 import worker
 from celery_app import make_celery
 from config import Settings
+from database import Sessions
 from errors import EngineOutOfMemory
 from speech.engines import Engine, ModelKey
 from speech.transcript import ResumeState, TranscribeOptions, Window
@@ -87,6 +91,25 @@ class FaultyEngine:
         FAULTS[asked["name"]]()
 
 
+#: What the statement says after whose commit the process dies.
+DEATHS: Final = {"claim": "SET status = 'processing'", "complete": "INTO transcription_results"}
+
+
+def die_after(name: str, sessions: Sessions) -> None:
+    met: list[bool] = []
+
+    def note(_: object, __: object, statement: str, *___: object) -> None:
+        if DEATHS[name] in statement:
+            met.append(True)
+
+    def die(_: object) -> None:
+        if met:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    event.listen(sessions.kw["bind"], "after_cursor_execute", note)
+    event.listen(sessions, "after_commit", die)
+
+
 def main() -> None:
     settings = Settings.from_env(env_file=None)
     configure_logging(settings.log_level, settings.log_format)
@@ -101,6 +124,8 @@ def main() -> None:
     app = make_celery(settings)
     solo = (sys.executable, "-m", "tests.chaos.faulty_worker", "--role", "solo")
     process = worker.ModelWorker(settings, app, load=load_faulty, solo=solo)
+    if "DIE_AFTER" in os.environ:
+        die_after(os.environ["DIE_AFTER"], process.sessions)
     tasks.equip(process.sessions, process.bench)
     worker.run(app, process, settings.celery_queues, settings.celery_concurrency)
 

@@ -8,15 +8,13 @@ import pytest
 from tests.chaos.conftest import (
     LONG_TEXT,
     REAPED,
+    SHORT_TEXT,
     Chaos,
     words_of,
 )
-from tests.recordings import sample
 from tests.stack.conftest import wait_for
 
 pytestmark = [pytest.mark.chaos, pytest.mark.model]
-
-SHORT_TEXT = sample("digits-en.wav").text.split()
 
 
 @pytest.mark.fault("F1", "worker killed (SIGKILL) in mid-job")

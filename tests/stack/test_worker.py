@@ -1,6 +1,5 @@
 """What a worker promises, seen from outside: processes, signals, and the rows they leave."""
 
-import os
 import signal
 import uuid
 from datetime import UTC, datetime
@@ -9,7 +8,6 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, text
 
-from local_servers import PostgresServer, ValkeyServer
 from models import ErrorLog, TranscriptionJob
 from tests.recordings import SAMPLES, repeated, sample
 from tests.stack.conftest import Stack, wait_for
@@ -65,26 +63,6 @@ def started(job: TranscriptionJob) -> datetime:
     return job.started_at or datetime.max.replace(tzinfo=UTC)
 
 
-def test_a_message_that_comes_ten_times_runs_its_job_once(stack: Stack) -> None:
-    job_id = stack.submit(SHORT, ring=False)
-    for _ in range(10):
-        stack.ring(job_id, "normal")
-    worker = stack.worker()
-    stack.wait_for_status(job_id, "completed")
-    wait_for(lambda: worker.log.read_text().count("nothing to do") == 9, "nine messages are stale")
-
-    assert (stack.job(job_id).attempt, stack.job(job_id).lease_epoch) == (1, 1)
-
-
-def test_rubbish_on_the_queue_does_not_stop_a_worker(stack: Stack) -> None:
-    stack.redis.rpush("normal", b"\x80rubbish", b'{"body": "x"}')
-    stack.ring(uuid.uuid4(), "normal")
-    stack.worker()
-    job_id = stack.submit(SHORT)
-
-    assert stack.wait_for_status(job_id, "completed", "failed").status == "completed"
-
-
 def test_sigterm_lets_a_short_job_finish(stack: Stack) -> None:
     worker = stack.worker(DRAIN_SECONDS="60")
     job_id = stack.submit(SHORT)
@@ -112,39 +90,6 @@ def test_cancelling_a_running_job_stops_it_and_stores_no_result(
 
     assert stack.result(job_id) is None
     assert not list((stack.folder / "scratch").iterdir())
-
-
-def test_losing_everything_in_redis_loses_no_job(stack: Stack) -> None:
-    jobs = [stack.submit(SHORT) for _ in range(3)]
-    stack.redis.flushdb()
-    stack.maintenance()
-    stack.worker()
-
-    for job_id in jobs:
-        stack.wait_for_status(job_id, "completed")
-
-
-def test_redis_losing_its_data_later_is_noticed(stack: Stack) -> None:
-    maintenance = stack.maintenance()
-    jobs = [stack.submit(SHORT, ring=False) for _ in range(3)]
-    wait_for(lambda: stack.redis.llen("normal") == 3, "the dispatcher published")
-    stack.redis.flushdb()
-    wait_for(lambda: maintenance.said("redis lost its data"), "the loss is noticed")
-    stack.worker()
-
-    for job_id in jobs:
-        stack.wait_for_status(job_id, "completed")
-
-
-def test_two_maintenance_processes_do_no_harm(stack: Stack) -> None:
-    stack.maintenance()
-    stack.maintenance()
-    stack.worker()
-    jobs = [stack.submit(SHORT, ring=False) for _ in range(5)]
-
-    for job_id in jobs:
-        stack.wait_for_status(job_id, "completed")
-    assert [stack.job(job_id).lease_epoch for job_id in jobs] == [1] * 5
 
 
 def test_a_file_that_is_no_audio_fails_at_once_and_is_noted(stack: Stack) -> None:
@@ -184,65 +129,6 @@ def test_a_worker_takes_leave_when_it_ends(stack: Stack) -> None:
     assert worker.wait() == 0
     with stack.sessions() as session:
         assert session.scalar(text("SELECT count(*) FROM workers")) == 0
-
-
-def test_a_worker_exits_even_if_redis_is_frozen(stack: Stack, tmp_path: Path) -> None:
-    server = ValkeyServer(tmp_path / "valkey", fast=True)
-    url = server.start()
-    try:
-        worker = stack.worker(REDIS_URL=url, DRAIN_FORCE_SECONDS="2")
-        assert server.pid is not None
-        os.kill(server.pid, signal.SIGSTOP)
-        worker.signal(signal.SIGTERM)
-        status = worker.wait()
-        os.kill(server.pid, signal.SIGCONT)
-    finally:
-        server.stop()
-
-    assert status == 0
-    assert worker.said("draining")
-
-
-def test_a_worker_goes_on_while_postgresql_is_away(
-    stack: Stack, tmp_path: Path, long_recording: Path
-) -> None:
-    server = PostgresServer(tmp_path / "postgres", fast=True)
-    url = server.start()
-    try:
-        other = stack.at(url)
-        worker = other.worker()
-        job_id = other.submit(long_recording)
-        other.wait_for_windows(job_id, 1)
-        server.stop()
-        wait_for(lambda: worker.said("database is away"), "the worker noticed")
-        server.start()
-        done = other.wait_for_status(job_id, "completed", "failed")
-        words = words_of(other, job_id)
-    finally:
-        server.stop()
-
-    assert (done.status, done.attempt, done.crash_count) == ("completed", 1, 0)
-    assert words == 60 * sample("digits-en.wav").text.split()
-
-
-def test_processes_that_start_while_postgresql_is_away_wait_for_it(
-    stack: Stack, tmp_path: Path
-) -> None:
-    server = PostgresServer(tmp_path / "postgres", fast=True)
-    other = stack.at(server.start())
-    server.stop()
-    try:
-        worker, maintenance = other.worker(), other.maintenance()
-        wait_for(lambda: worker.said("heartbeat failed"), "the worker noticed")
-        wait_for(lambda: maintenance.said("heartbeat failed"), "maintenance noticed")
-        server.start()
-        job_id = other.submit(SHORT, ring=False)
-        done = other.wait_for_status(job_id, "completed", "failed")
-    finally:
-        server.stop()
-
-    assert (done.status, done.attempt) == ("completed", 1)
-    assert not any(process.said("Traceback") for process in (worker, maintenance))
 
 
 def test_maintenance_never_takes_an_empty_place_for_the_store(stack: Stack, tmp_path: Path) -> None:

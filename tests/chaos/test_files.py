@@ -1,0 +1,78 @@
+"""Disks that are away or full, uploads that vanish, models that are damaged."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.conftest import SHORT_TEXT, Chaos, words_of
+from tests.stack.conftest import wait_for
+
+pytestmark = [pytest.mark.chaos, pytest.mark.model]
+
+
+@pytest.mark.fault("F42", "the upload's file is gone before its job runs")
+def test_a_lost_upload_fails_its_job_once(chaos: Chaos) -> None:
+    chaos.stack.maintenance()
+    job_id = chaos.submit(ring=False)
+    chaos.stack.uploads.delete(job_id)
+    chaos.worker()
+    done = chaos.end_of(job_id)
+
+    assert (done.status, done.failure_reason, done.attempt) == ("failed", "upload_missing", 1)
+    assert chaos.errors_of(job_id) == ["upload_missing"]
+    chaos.check()
+
+
+@pytest.mark.fault("D1", "the uploads' disk is away, and comes back")
+def test_a_disk_that_is_away_costs_no_attempt(chaos: Chaos) -> None:
+    chaos.stack.maintenance()
+    job_id = chaos.submit(ring=False, max_attempts=1)
+    store, away = chaos.stack.uploads.root, chaos.stack.uploads.root.with_name("away")
+    store.rename(away)
+    store.mkdir()
+    chaos.worker()
+    wait_for(lambda: chaos.stack.job(job_id).interrupt_count >= 3, "it is put off")
+    waiting = chaos.stack.job(job_id)
+    store.rmdir()
+    away.rename(store)
+    done = chaos.end_of(job_id)
+
+    assert waiting.error_code == "storage_unavailable"
+    assert (done.status, done.attempt) == ("completed", 1)
+    assert words_of(chaos.stack, job_id) == SHORT_TEXT
+    assert chaos.errors_of(job_id) == []
+    chaos.check()
+
+
+@pytest.mark.fault("D2", "the scratch folder cannot be used, and is mended")
+def test_a_scratch_folder_that_cannot_be_used_costs_no_attempt(
+    chaos: Chaos, tmp_path: Path
+) -> None:
+    blocked = tmp_path / "blocked"
+    blocked.touch()
+    chaos.stack.maintenance()
+    chaos.worker(SCRATCH_DIR=str(blocked))
+    job_id = chaos.submit(max_attempts=1)
+    wait_for(lambda: chaos.stack.job(job_id).interrupt_count >= 2, "it is put off")
+    blocked.unlink()
+    done = chaos.end_of(job_id)
+
+    assert (done.status, done.attempt) == ("completed", 1)
+    chaos.check()
+
+
+@pytest.mark.fault("F41", "a model's file is damaged")
+def test_a_damaged_model_fails_its_jobs_and_no_others(chaos: Chaos) -> None:
+    chaos.stack.maintenance()
+    models = chaos.stack.folder / "models"
+    models.mkdir(exist_ok=True)
+    (models / "tiny.pt").write_bytes(b"no checkpoint")
+    worker = chaos.worker()
+    bad = chaos.submit(model_name="tiny", max_attempts=2)
+    good = chaos.submit()
+    ends = chaos.end_of(bad), chaos.end_of(good)
+
+    assert [job.status for job in ends] == ["failed", "completed"]
+    assert ends[0].error_code in {"model_load_failed", "model_unavailable"}
+    assert worker.popen.poll() is None
+    chaos.check()

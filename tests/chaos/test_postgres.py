@@ -1,0 +1,157 @@
+"""PostgreSQL that restarts, crashes, cuts connections and locks: work is kept, nobody is reaped."""
+
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import NullPool, create_engine, text
+
+from local_servers import PostgresServer
+from tests.chaos.conftest import LEASE, LONG_TEXT, REAPED, Chaos, words_of
+from tests.stack.conftest import wait_for
+
+pytestmark = [pytest.mark.chaos, pytest.mark.model]
+
+
+@pytest.fixture
+def postgres(tmp_path: Path) -> Iterator[PostgresServer]:
+    """A server of the test's own, which it may break."""
+    server = PostgresServer(tmp_path / "postgres", fast=True)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def broken(chaos: Chaos, postgres: PostgresServer) -> Chaos:
+    """A stack on that server."""
+    return replace(chaos, stack=chaos.stack.at(postgres.start()))
+
+
+@pytest.mark.fault("F2", "worker killed after the result's COMMIT, before it hears of it")
+def test_a_result_that_was_committed_is_not_made_again(chaos: Chaos) -> None:
+    chaos.stack.maintenance()
+    first = chaos.worker(DIE_AFTER="complete")
+    job_id = chaos.submit()
+    assert first.wait() == -signal.SIGKILL
+    chaos.worker()
+    done = chaos.end_of(job_id)
+
+    assert (done.status, done.lease_epoch, done.crash_count) == ("completed", 1, 0)
+    chaos.check()
+
+
+@pytest.mark.fault("F3", "worker killed between its claim and its first heartbeat")
+def test_a_job_that_was_only_claimed_is_given_to_another(chaos: Chaos) -> None:
+    chaos.stack.maintenance()
+    first = chaos.worker(DIE_AFTER="claim")
+    job_id = chaos.submit()
+    assert first.wait() == -signal.SIGKILL
+    chaos.worker()
+    with chaos.recovery(REAPED):
+        wait_for(lambda: chaos.stack.job(job_id).lease_epoch == 2, "another worker has it")
+    done = chaos.end_of(job_id)
+
+    assert (done.status, done.attempt, done.crash_count) == ("completed", 1, 1)
+    chaos.check()
+
+
+@pytest.mark.fault("F26", "PostgreSQL is restarted in mid-job")
+def test_a_restart_costs_no_lease(
+    broken: Chaos, postgres: PostgresServer, long_recording: Path
+) -> None:
+    broken.stack.maintenance()
+    broken.worker()
+    job_id = broken.submit(long_recording)
+    broken.stack.wait_for_windows(job_id, 1)
+    postgres.stop()
+    postgres.start()
+    done = broken.end_of(job_id)
+
+    assert (done.status, done.attempt, done.crash_count) == ("completed", 1, 0)
+    assert done.lease_epoch == 1
+    assert words_of(broken.stack, job_id) == LONG_TEXT
+    broken.check()
+
+
+@pytest.mark.fault("F27", "PostgreSQL is killed (SIGKILL) and stays away longer than a lease")
+def test_an_outage_longer_than_a_lease_reaps_nobody(
+    broken: Chaos, postgres: PostgresServer, long_recording: Path
+) -> None:
+    broken.stack.maintenance()
+    worker = broken.worker()
+    job_id = broken.submit(long_recording)
+    broken.stack.wait_for_windows(job_id, 1)
+    assert postgres.pid is not None
+    postgres.stop()
+    wait_for(lambda: worker.said("database is away"), "the worker noticed")
+    before = broken.ticks.count
+    wait_for(lambda: broken.ticks.count > before + 2 * LEASE / 0.5, "two leases pass")
+    postgres.start()
+    done = broken.end_of(job_id)
+
+    assert (done.status, done.attempt, done.crash_count) == ("completed", 1, 0)
+    assert done.lease_epoch == 1
+    assert words_of(broken.stack, job_id) == LONG_TEXT
+    broken.check()
+
+
+@pytest.mark.fault("F27b", "processes start while PostgreSQL is away")
+def test_processes_that_start_while_postgresql_is_away_wait_for_it(
+    broken: Chaos, postgres: PostgresServer
+) -> None:
+    postgres.stop()
+    worker, maintenance = broken.worker(), broken.stack.maintenance()
+    wait_for(lambda: worker.said("heartbeat failed"), "the worker noticed")
+    wait_for(lambda: maintenance.said("heartbeat failed"), "maintenance noticed")
+    postgres.start()
+    job_id = broken.submit(ring=False)
+    done = broken.end_of(job_id)
+
+    assert (done.status, done.attempt) == ("completed", 1)
+    assert not any(process.said("Traceback") for process in (worker, maintenance))
+    broken.check()
+
+
+@pytest.mark.fault("F28", "every session of PostgreSQL is ended, again and again")
+def test_cut_connections_cost_no_attempt(broken: Chaos, long_recording: Path) -> None:
+    broken.stack.maintenance()
+    broken.worker()
+    job_id = broken.submit(long_recording)
+    engine = create_engine(broken.stack.environment["DATABASE_URL"], poolclass=NullPool)
+    for count in range(1, 5):
+        broken.stack.wait_for_windows(job_id, count)
+        with engine.begin() as connection:
+            connection.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            )
+    done = broken.end_of(job_id)
+
+    assert (done.status, done.attempt, done.crash_count) == ("completed", 1, 0)
+    assert words_of(broken.stack, job_id) == LONG_TEXT
+    broken.check()
+
+
+@pytest.mark.fault("F29", "the table of jobs is locked for longer than a lease")
+def test_a_locked_table_reaps_nobody(broken: Chaos, long_recording: Path) -> None:
+    broken.stack.maintenance()
+    broken.worker()
+    job_id = broken.submit(long_recording)
+    broken.stack.wait_for_windows(job_id, 1)
+    engine = create_engine(broken.stack.environment["DATABASE_URL"], poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.execute(text("LOCK TABLE transcription_jobs IN ACCESS EXCLUSIVE MODE"))
+        before = broken.ticks.count
+        wait_for(lambda: broken.ticks.count > before + 1.5 * LEASE / 0.5, "a lease passes")
+    done = broken.end_of(job_id)
+
+    assert (done.status, done.attempt) == ("completed", 1)
+    assert words_of(broken.stack, job_id) == LONG_TEXT
+    broken.check()

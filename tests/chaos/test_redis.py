@@ -1,0 +1,226 @@
+"""Redis that repeats, forgets, refuses, freezes and dies: messages only ring; no job is lost."""
+
+import os
+import signal
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import httpx2
+import pytest
+import redis
+
+from local_servers import ValkeyServer
+from tests.chaos.conftest import (
+    DISPATCH,
+    SHORT,
+    SHORT_TEXT,
+    Chaos,
+    words_of,
+)
+from tests.stack.conftest import wait_for
+
+pytestmark = [pytest.mark.chaos, pytest.mark.model]
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[ValkeyServer]:
+    """A server of the test's own, which it may break."""
+    server = ValkeyServer(tmp_path / "valkey", fast=True)
+    server.start()
+    try:
+        yield server
+    finally:
+        if server.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(server.pid, signal.SIGCONT)
+        server.stop()
+
+
+@pytest.fixture
+def broken(chaos: Chaos, valkey: ValkeyServer) -> Iterator[Chaos]:
+    """A stack on that server."""
+    url = valkey.start()
+    client = redis.Redis.from_url(url)
+    stack = replace(
+        chaos.stack, environment={**chaos.stack.environment, "REDIS_URL": url}, redis=client
+    )
+    yield replace(chaos, stack=stack)
+    client.close()
+
+
+@pytest.fixture
+def post(broken: Chaos) -> Iterator[Callable[[], uuid.UUID]]:
+    """Submit as a client does."""
+    _, url = broken.stack.web()
+    wait_for((broken.stack.folder / "admin.key").exists, "the key is there")
+    key = (broken.stack.folder / "admin.key").read_text("utf-8").strip()
+    with httpx2.Client(base_url=url, headers={"X-API-Key": key}, timeout=60) as client:
+
+        def submit() -> uuid.UUID:
+            answer = client.post("/transcribe", files={"file": ("a.wav", SHORT.read_bytes())})
+            assert answer.status_code == 202
+            broken.jobs.append(uuid.UUID(answer.json()["job_id"]))
+            return broken.jobs[-1]
+
+        yield submit
+
+
+@pytest.mark.fault("F4", "a message is taken and its worker dies before the claim")
+@pytest.mark.fault("F25", "a queue is deleted")
+def test_a_message_that_is_lost_is_sent_again(chaos: Chaos) -> None:
+    chaos.stack.maintenance()
+    job_id = chaos.submit(ring=False)
+    wait_for(lambda: chaos.stack.redis.llen("normal") == 1, "the dispatcher published")
+    chaos.stack.redis.delete("normal")
+    chaos.worker()
+    with chaos.recovery(5 + DISPATCH):
+        done = chaos.end_of(job_id)
+
+    assert (done.status, done.attempt) == ("completed", 1)
+    chaos.check()
+
+
+@pytest.mark.fault("F17", "one message is delivered ten times")
+def test_a_message_that_comes_ten_times_runs_its_job_once(chaos: Chaos) -> None:
+    job_id = chaos.submit(ring=False)
+    for _ in range(10):
+        chaos.stack.ring(job_id, "normal")
+    worker = chaos.worker()
+    chaos.end_of(job_id)
+    wait_for(lambda: worker.log.read_text().count("nothing to do") == 9, "nine messages are stale")
+
+    assert (chaos.stack.job(job_id).attempt, chaos.stack.job(job_id).lease_epoch) == (1, 1)
+    chaos.check()
+
+
+@pytest.mark.fault("F18", "messages for no job, a finished one, a cancelled one")
+def test_a_message_for_a_job_that_is_not_there_to_be_had_does_nothing(chaos: Chaos) -> None:
+    worker = chaos.worker()
+    job_id = chaos.submit()
+    before = chaos.end_of(job_id)
+    chaos.stack.ring(uuid.uuid4(), "normal")
+    chaos.stack.ring(job_id, "high")
+    wait_for(lambda: worker.log.read_text().count("nothing to do") == 2, "both did nothing")
+
+    assert chaos.stack.job(job_id).lease_epoch == before.lease_epoch
+    chaos.check()
+
+
+@pytest.mark.fault("F19", "malformed and foreign messages")
+def test_rubbish_on_the_queue_does_not_stop_a_worker(chaos: Chaos) -> None:
+    chaos.stack.redis.rpush("normal", b"\x80rubbish", b'{"body": "x"}')
+    chaos.worker()
+    job_id = chaos.submit()
+
+    assert chaos.end_of(job_id).status == "completed"
+    chaos.check()
+
+
+@pytest.mark.fault("F20", "everything in Redis is deleted (FLUSHALL)")
+def test_losing_everything_in_redis_loses_no_job(chaos: Chaos) -> None:
+    maintenance = chaos.stack.maintenance()
+    jobs = [chaos.submit(ring=False) for _ in range(3)]
+    wait_for(lambda: chaos.stack.redis.llen("normal") == 3, "the dispatcher published")
+    chaos.stack.redis.flushdb()
+    with chaos.recovery(3 * DISPATCH):
+        wait_for(lambda: maintenance.said("redis lost its data"), "the loss is noticed")
+    chaos.worker()
+
+    assert [chaos.end_of(job_id).status for job_id in jobs] == ["completed"] * 3
+    chaos.check()
+
+
+@pytest.mark.fault("F21", "Redis is killed, stays away, and comes back empty")
+def test_redis_away_delays_jobs_and_refuses_none(
+    broken: Chaos, valkey: ValkeyServer, post: Callable[[], uuid.UUID]
+) -> None:
+    broken.stack.maintenance()
+    worker = broken.worker()
+    before = post()
+    assert valkey.pid is not None
+    os.kill(valkey.pid, signal.SIGKILL)
+    meanwhile = [post() for _ in range(3)]
+    ends = [broken.end_of(before).status]
+    for file in (valkey.data).rglob("*.aof"):
+        file.unlink()
+    valkey.start()
+    with broken.recovery(40):
+        ends += [broken.end_of(job_id).status for job_id in meanwhile]
+
+    assert ends == ["completed"] * 4
+    assert worker.popen.poll() is None
+    broken.check()
+
+
+@pytest.mark.fault("F22", "Redis freezes (SIGSTOP) and thaws")
+def test_a_frozen_redis_delays_jobs_and_refuses_none(
+    broken: Chaos, valkey: ValkeyServer, post: Callable[[], uuid.UUID]
+) -> None:
+    broken.stack.maintenance()
+    broken.worker()
+    assert valkey.pid is not None
+    os.kill(valkey.pid, signal.SIGSTOP)
+    jobs = [post() for _ in range(3)]
+    os.kill(valkey.pid, signal.SIGCONT)
+    with broken.recovery(40):
+        ends = [broken.end_of(job_id).status for job_id in jobs]
+
+    assert ends == ["completed"] * 3
+    broken.check()
+
+
+@pytest.mark.fault("F10", "SIGTERM while Redis is frozen")
+def test_a_worker_ends_even_if_redis_is_frozen(broken: Chaos, valkey: ValkeyServer) -> None:
+    worker = broken.worker(DRAIN_FORCE_SECONDS="2")
+    assert valkey.pid is not None
+    os.kill(valkey.pid, signal.SIGSTOP)
+    worker.signal(signal.SIGTERM)
+
+    assert worker.wait() == 0
+    assert worker.said("draining")
+
+
+@pytest.mark.fault("F23", "every connection to Redis is cut, again and again")
+def test_no_job_runs_twice_while_connections_are_cut(broken: Chaos) -> None:
+    broken.stack.maintenance()
+    worker = broken.worker()
+    jobs = [broken.submit() for _ in range(8)]
+    for job_id in jobs:
+        broken.stack.redis.client_kill_filter(_type="normal", skipme=True)
+        broken.end_of(job_id)
+
+    assert [broken.stack.job(job_id).lease_epoch for job_id in jobs] == [1] * 8
+    assert worker.popen.poll() is None
+    broken.check()
+
+
+@pytest.mark.fault("F24", "Redis is full (maxmemory)")
+def test_a_full_redis_refuses_no_job(broken: Chaos, post: Callable[[], uuid.UUID]) -> None:
+    broken.stack.maintenance()
+    worker = broken.worker()
+    broken.stack.redis.config_set("maxmemory", 1)
+    jobs = [post() for _ in range(3)]
+    broken.stack.redis.config_set("maxmemory", 0)
+    with broken.recovery(40):
+        ends = [broken.end_of(job_id).status for job_id in jobs]
+
+    assert ends == ["completed"] * 3
+    assert worker.popen.poll() is None
+    broken.check()
+
+
+@pytest.mark.fault("F25b", "a queue's key holds something else")
+def test_a_queue_of_another_type_is_survived(broken: Chaos) -> None:
+    broken.stack.maintenance()
+    worker = broken.worker()
+    broken.stack.redis.set("normal", "not a list")
+    job_id = broken.submit(ring=False)
+    wait_for(lambda: "WRONGTYPE" in worker.log.read_text(), "the worker meets it")
+    broken.stack.redis.delete("normal")
+    done = broken.end_of(job_id)
+
+    assert (done.status, words_of(broken.stack, job_id)) == ("completed", SHORT_TEXT)
+    broken.check()
