@@ -82,7 +82,7 @@ def result(
         bool, Query(description="Whether the windows that are finished so far will do.")
     ] = False,
 ) -> Response:
-    chosen = _format(name) if name else _accepted(request.headers.get("accept", "*/*"))
+    chosen = _format(name) if name else _accepted(", ".join(request.headers.getlist("accept")))
     with services.transaction() as session:
         job = jobs.find(session, job_id, principal).job
         transcript, complete = _transcript(session, job, partial=partial)
@@ -166,10 +166,13 @@ def _format(name: str) -> Format:
 def _accepted(accept: str) -> Format:
     """Choose the format that a client likes best.
 
+    Args:
+        accept: Its ``Accept`` header; without a word in it, everything is liked.
+
     Raises:
         HTTPException: 406, it likes none of ours.
     """
-    for liked in _by_liking(accept):
+    for liked in _by_liking(accept.strip(", ") or "*/*"):
         if liked == "*/*":
             return FORMATS[DEFAULT_FORMAT]
         for row in FORMATS.values():
