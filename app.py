@@ -9,7 +9,7 @@ import functools
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 from fastapi import FastAPI
@@ -25,6 +25,7 @@ from api.middleware import (
     RequestMiddleware,
     SlashMiddleware,
 )
+from api.protocol import ProblemProtocol
 from api.schemas import JobPatch
 from api.services import Services
 from api.submission import Defaults
@@ -32,8 +33,18 @@ from config import VERSION, Settings
 from errors import SettingsError
 from telemetry import configure_logging
 
-#: Requests under way when the process is told to stop have so long to finish.
+#: Requests under way when the process is told to stop have so long to finish. A client that reads
+#: an endless answer must not keep the process from ending.
 GRACEFUL_SECONDS: Final = 10
+#: How uvicorn serves us, whatever else it is told.
+SERVING: Final[dict[str, Any]] = {
+    "http": ProblemProtocol,
+    "ws": "none",
+    "server_header": False,
+    # our own line for each request says more, and no query
+    "access_log": False,
+    "log_config": None,
+}
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -112,12 +123,8 @@ def main() -> None:
         "app:app",
         host=settings.host,
         port=settings.port,
-        server_header=False,
-        # our own line for each request says more, and no query
-        access_log=False,
-        log_config=None,
-        # a client that reads an endless answer must not keep the process from ending
         timeout_graceful_shutdown=GRACEFUL_SECONDS,
+        **SERVING,
     )
 
 

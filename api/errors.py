@@ -5,6 +5,7 @@ A body never holds what the client sent, nor the text of an exception that is no
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -217,6 +218,11 @@ class ProblemMiddleware:
         answer = _Answer(scope, receive, send)
         try:
             await self._app(scope, receive, answer.send)
+        except asyncio.CancelledError:
+            # the server stops, and has waited for long enough
+            if not answer.started:
+                await answer.give_up()
+            raise
         except Exception:
             logger.exception("request failed")
             if answer.started:
@@ -247,9 +253,13 @@ class _Answer:
         await self._send(message)
 
     async def fail(self) -> None:
-        response = problem(
-            self._scope, 500, ServiceError.code, "The service failed; its log knows more."
-        )
+        await self._say(500, "The service failed; its log knows more.")
+
+    async def give_up(self) -> None:
+        await self._say(503, "The service is stopping.")
+
+    async def _say(self, status: int, detail: str) -> None:
+        response = problem(self._scope, status, _http_code(status), detail)
         await response(self._scope, self._receive, self._send)
 
     async def _replace(self, status: int, headers: dict[str, str]) -> None:

@@ -77,15 +77,17 @@ class RequestMiddleware:
                 _log(scope, status, time.perf_counter() - started_at)
 
     def _add_headers(self, headers: MutableHeaders, scope: Scope, request_id: str) -> None:
-        headers["X-Request-ID"] = request_id
-        for name, value in SECURITY_HEADERS.items():
-            headers.setdefault(name, value)
         docs = scope["path"].startswith(DOCS)
-        headers.setdefault(
-            "Content-Security-Policy", DOCS_CONTENT_POLICY if docs else CONTENT_POLICY
-        )
+        add_headers(headers, request_id, policy=DOCS_CONTENT_POLICY if docs else CONTENT_POLICY)
         if self._https_only:
             headers.setdefault("Strict-Transport-Security", STRICT_TRANSPORT)
+
+
+def add_headers(headers: MutableHeaders, request_id: str, *, policy: str = CONTENT_POLICY) -> None:
+    """Add what every answer has, unless it has it already."""
+    headers["X-Request-ID"] = request_id
+    for name, value in {**SECURITY_HEADERS, "Content-Security-Policy": policy}.items():
+        headers.setdefault(name, value)
 
 
 def _request_id(scope: Scope) -> str:

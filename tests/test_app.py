@@ -1,7 +1,9 @@
 """The web process as it is started: by uvicorn, from the environment."""
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -64,6 +66,35 @@ def address(process: subprocess.Popen[str]) -> str:
 
 def test_uvicorn_finds_the_app(start):
     assert httpx2.get(f"{address(start())}/health").json()["status"] == "healthy"
+
+
+def test_python_serves_it_with_problems_for_what_is_no_http(environment):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "app.py"], cwd=PROJECT_DIR, env={**environment, "PORT": str(port)}
+    )
+    try:
+        with contextlib.closing(connection(process, port)) as connected:
+            connected.sendall(b"no HTTP\r\n\r\n")
+            answer = connected.recv(65536)
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"application/problem+json" in answer
+
+
+def connection(process: subprocess.Popen[bytes], port: int) -> socket.socket:
+    """Connect as soon as it listens."""
+    for _ in range(600):
+        with contextlib.suppress(ConnectionRefusedError):
+            return socket.create_connection(("127.0.0.1", port), timeout=20)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            raise AssertionError(f"it ended: {process.wait(timeout=0.1)}")
+    raise AssertionError("it never listened")
 
 
 def test_a_recording_can_be_submitted(start):

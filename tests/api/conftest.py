@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from uuid_utils.compat import uuid7
 
 import auth
-from app import create_app
+from app import SERVING, create_app
 from auth import Grant
 from config import Settings
 from jobs import lifecycle
@@ -238,10 +238,8 @@ def serving(settings: Settings) -> Iterator[int]:
         create_app(settings),
         host="127.0.0.1",
         port=0,
-        log_config=None,
-        access_log=False,
-        server_header=False,
         timeout_graceful_shutdown=2,
+        **SERVING,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="uvicorn")

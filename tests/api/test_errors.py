@@ -1,13 +1,16 @@
 """Every error is a problem, and tells nothing that it should not."""
 
+import asyncio
+import json
 import logging
+from typing import Any
 
 import pytest
 from pydantic import BaseModel, ConfigDict
 from starlette.testclient import TestClient
 
 import errors
-from api.errors import STATUS, status_of
+from api.errors import STATUS, ProblemMiddleware, status_of
 from app import create_app
 from errors import ServiceError
 
@@ -136,3 +139,44 @@ def test_an_error_can_say_when_to_try_again(broken):
 
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "7")
     assert "retry_after_seconds" not in answer.json()
+
+
+async def stopped(app: Any) -> list[dict[str, Any]]:
+    """What is sent when the server stops waiting for an app."""
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "path": "/jobs", "state": {}}
+    task = asyncio.create_task(ProblemMiddleware(app)(scope, receive, send))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    return sent
+
+
+async def receive() -> Any:
+    await asyncio.Event().wait()
+
+
+async def hang(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+
+
+async def begin_and_hang(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await receive()
+
+
+def test_who_waits_when_the_server_stops_is_told():
+    start, body = asyncio.run(stopped(hang))
+
+    assert (start["status"], json.loads(body["body"])["code"]) == (503, "unavailable")
+
+
+def test_an_answer_that_was_begun_is_not_followed_by_another():
+    assert [message["type"] for message in asyncio.run(stopped(begin_and_hang))] == [
+        "http.response.start"
+    ]
