@@ -49,8 +49,8 @@ class FailedJob(Answer):
 
     id: uuid.UUID
     job_id: uuid.UUID
-    type: str = Field(description="Why it was given up.")
-    code: str | None = Field(description="Code of the last failed attempt.")
+    type: str = Field(description="Why it was given up: the job's `failure_reason`.")
+    code: str | None = Field(description="Why the last attempt failed: the job's `error_code`.")
     message: str | None
     owner: str
     filename: str

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
-from api import filenames
+from api import codes, filenames
 from api.examples import COMPLETED_JOB
 from jobs.queries import JobView
 from models import FINAL, JobStatus, Priority, TranscriptionJob
@@ -34,6 +34,7 @@ MESSAGES: Final = {
 }
 CANCELLING: Final = "The job will stop at the end of the window it is at."
 RETRYING: Final = "An attempt failed; the job waits for the next one."
+WAITING: Final = "The job waits for something that is not there now."
 
 
 class Answer(BaseModel):
@@ -73,7 +74,9 @@ class Job(Answer):
     model_size: str = Field(description="Model that was asked for.")
     model_used: str | None = Field(description="Engine, model, device and number format.")
     degraded: bool = Field(description="True when a smaller model was used for lack of memory.")
-    warnings: list[str] = Field(description="Codes of what to know about the result.")
+    warnings: list[str] = Field(
+        description=f"What to know about the result: {codes.listed(codes.WARNINGS)}."
+    )
     language: str | None = Field(description="Language that was found, or until then asked for.")
     language_probability: float | None
     duration: float | None = Field(description="Length of the transcribed audio, in seconds.")
@@ -89,9 +92,14 @@ class Job(Answer):
     completed_at: Time | None
     cancel_requested_at: Time | None
     error_type: str | None = Field(description="The same as `error_code`.")
-    error_code: str | None = Field(description="Code of the last failed attempt.")
+    error_code: str | None = Field(
+        description="Why the last attempt failed, or what the job waits for:"
+        f" {codes.listed(codes.ATTEMPTS)}. More may come."
+    )
     error_message: str | None
-    failure_reason: str | None = Field(description="Why the job was given up.")
+    failure_reason: str | None = Field(
+        description=f"Why the job was given up: {codes.listed(codes.REASONS)}. More may come."
+    )
     metadata: dict[str, Any] = Field(description="The client's own.")
     upload_bytes: int
     upload_sha256: str
@@ -156,8 +164,11 @@ class Problem(Answer):
     title: str = Field(examples=["Not Found"])
     status: int = Field(examples=[404])
     detail: str = Field(examples=["There is no such thing, or it is not yours."])
-    instance: str
-    code: str = Field(description="Stable; for programs.", examples=["not_found"])
+    instance: str = Field(description="The request's path; empty where it could not be read.")
+    code: str = Field(
+        description=f"Stable; for programs: {codes.listed(codes.PROBLEMS)}. More may come.",
+        examples=["not_found"],
+    )
     request_id: str
     errors: list[dict[str, str]] | None = Field(
         None, description="Which fields are wrong: `pointer`, `code`, `message`."
@@ -215,7 +226,7 @@ def _message(job: TranscriptionJob) -> str:
     if job.status == JobStatus.PROCESSING and job.cancel_requested_at is not None:
         return CANCELLING
     if job.status == JobStatus.PENDING and job.error_code is not None:
-        return RETRYING
+        return WAITING if job.error_code in codes.WAITING else RETRYING
     return MESSAGES[JobStatus(job.status)]
 
 

@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 from app import create_app
 from errors import LeaseLost
 from jobs import lifecycle
+from jobs.lifecycle import Failure
 from tests.api.conftest import FAILURE, NO_PAUSE, TRANSCRIPT, stored
 
 V1_KEYS = {
@@ -54,6 +55,18 @@ def test_a_job_between_attempts_says_what_went_wrong(client, alice, jobs, sessio
     job = client.get(f"/jobs/{job_id}", headers=alice).json()
 
     assert (job["status"], job["error_code"], job["attempt"]) == ("pending", "engine_error", 1)
+    assert "failed" in job["message"]
+
+
+def test_a_job_that_is_put_off_says_that_it_waits(client, alice, jobs, sessions):
+    job_id = jobs.submit()
+    full = Failure(code="disk_full", message="No room.")
+    with sessions.begin() as session:
+        lifecycle.put_off(session, jobs.claim(job_id), full, NO_PAUSE)
+    job = client.get(f"/jobs/{job_id}", headers=alice).json()
+
+    assert (job["status"], job["error_code"], job["attempt"]) == ("pending", "disk_full", 0)
+    assert "waits for something" in job["message"]
 
 
 def test_progress_is_in_percent(client, alice, jobs):

@@ -1,0 +1,120 @@
+"""The codes that clients rely on are all documented: in docs/errors.md and in OpenAPI."""
+
+import ast
+import re
+from collections.abc import Iterator
+
+import pytest
+
+import errors
+from api import codes
+from api.errors import HTTP_CODES, status_of
+from errors import ServiceError
+from tests.api.test_documentation import DOCUMENT
+from tests.api.test_errors import subclasses
+from tests.recordings import PROJECT_DIR
+
+PAGE = (PROJECT_DIR / "docs/errors.md").read_text("utf-8")
+CLASSES = {cls.code: cls for cls in subclasses(ServiceError)}
+STATUSES = {code: status for status, code in HTTP_CODES.items() if code not in CLASSES}
+
+
+def table(heading: str) -> dict[str, list[str]]:
+    """The rows of a table by the codes in the first column; what its head begins with names it."""
+    rows: dict[str, list[str]] = {}
+    after = PAGE.split(f"| {heading} |", 1)[1]
+    for line in after.split("\n\n", 1)[0].splitlines()[2:]:
+        names, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        rows |= dict.fromkeys(re.findall(r"`(\w+)`", names), cells)
+    return rows
+
+
+REFUSALS = table("code | status")
+FAILURES = table("code | ends the job")
+WAITING = table("code | means | do")
+REASONS = table("reason")
+INSIDE = table("code in the log")
+
+
+def test_every_refusal_is_told() -> None:
+    assert set(REFUSALS) == codes.PROBLEMS
+
+
+@pytest.mark.parametrize("code", sorted(codes.PROBLEMS))
+def test_a_refusal_is_told_with_its_status(code: str) -> None:
+    status = STATUSES[code] if code in STATUSES else status_of(CLASSES[code])
+
+    assert REFUSALS[code][0] == str(status)
+
+
+def test_every_fault_of_a_job_is_told() -> None:
+    assert set(FAILURES) | set(WAITING) == codes.ATTEMPTS
+
+
+def test_what_a_job_waits_for_is_told_apart() -> None:
+    assert set(WAITING) == codes.WAITING
+
+
+@pytest.mark.parametrize("code", sorted(codes.ATTEMPTS - codes.WAITING - {"worker_lost"}))
+def test_a_fault_is_told_with_whether_it_ends_the_job(code: str) -> None:
+    assert FAILURES[code][0] == ("no" if CLASSES[code].retryable else "yes")
+
+
+def test_every_reason_is_told() -> None:
+    ending = {code for code, cells in FAILURES.items() if cells[0] == "yes"}
+
+    assert ending | set(REASONS) == codes.REASONS
+
+
+def test_every_warning_is_told() -> None:
+    assert set(table("warning")) == codes.WARNINGS
+
+
+def test_no_class_of_error_is_left_out() -> None:
+    assert codes.PROBLEMS | codes.ATTEMPTS | set(INSIDE) == {*CLASSES, *STATUSES, "worker_lost"}
+
+
+def test_what_is_called_inside_is_met_by_nobody() -> None:
+    assert not set(INSIDE) & (codes.PROBLEMS | codes.ATTEMPTS | codes.REASONS)
+
+
+def test_the_codes_that_statements_write_are_known() -> None:
+    source = (PROJECT_DIR / "jobs/statements.py").read_text("utf-8")
+    written = re.findall(r"error_code = '(\w+)'", source)
+    reasons = re.findall(r"failure_reason = CASE [^;]*?THEN '(\w+)' END", source)
+
+    assert written
+    assert reasons
+    assert {*written} <= codes.ATTEMPTS
+    assert {*reasons} <= codes.REASONS
+
+
+def of_fields() -> Iterator[str]:
+    """The codes in every call of ``invalid`` and ``field_error`` that names one."""
+    for path in (PROJECT_DIR / "api").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            match node:
+                case ast.Call(
+                    func=ast.Name(id="invalid" | "field_error"),
+                    args=[_, ast.Constant(value=str(code)), _],
+                ):
+                    yield code
+
+
+def test_every_fault_of_a_field_is_told() -> None:
+    assert set(table("code of a field")) == {*of_fields(), errors.UnknownModel.code}
+
+
+@pytest.mark.parametrize(
+    ("schema", "field", "listed"),
+    [
+        ("Problem", "code", codes.PROBLEMS),
+        ("JobDetail", "error_code", codes.ATTEMPTS),
+        ("JobDetail", "failure_reason", codes.REASONS),
+        ("JobDetail", "warnings", codes.WARNINGS),
+    ],
+)
+def test_openapi_lists_them(schema: str, field: str, listed: frozenset[str]) -> None:
+    description = DOCUMENT["components"]["schemas"][schema]["properties"][field]["description"]
+
+    assert set(re.findall(r"`(\w+)`", description)) == listed
