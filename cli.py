@@ -7,6 +7,8 @@ changes, the dispatcher and the workers see by themselves.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,8 +23,9 @@ from sqlalchemy.orm import Session
 import auth
 from auth import Grant
 from config import Settings
-from database import get_db_session, make_engine, make_sessions, translated_errors
+from database import explained, get_db_session, make_engine, make_sessions, translated_errors
 from errors import (
+    CapacityError,
     InvalidRequest,
     JobFinished,
     JobNotFailed,
@@ -58,7 +61,25 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
 
+#: A minute and a half; what is shorter is a slip.
+SHORTEST_DAYS: Final = 0.001
+LONGEST_DAYS: Final = 36_500
+
 JobId = Annotated[uuid.UUID, typer.Argument(help="The job's id.", show_default=False)]
+
+
+def service_settings() -> Settings:
+    """Read the settings of the service that is to be looked after, one of ``make run`` included.
+
+    Raises:
+        SettingsError: They are wrong, or no database is known.
+    """
+    settings = Settings.from_env().with_running_servers()
+    if settings.database_url is None:
+        raise SettingsError(
+            f"DATABASE_URL is not set, and no `make run` is under way on {settings.state_dir}"
+        )
+    return settings
 
 
 @contextmanager
@@ -72,6 +93,13 @@ def transaction(settings: Settings) -> Iterator[Session]:
         engine.dispose()
 
 
+def _require_number(value: float | None) -> float | None:
+    # which is neither too small nor too large
+    if value is not None and math.isnan(value):
+        raise typer.BadParameter("it should be a number")
+    return value
+
+
 @keys_app.command("create")
 def create_key(
     owner: Annotated[str, typer.Option(help="Whom its jobs belong to.", show_default=False)],
@@ -83,7 +111,13 @@ def create_key(
         bool, typer.Option("--no-high", help="Its jobs may not ask for the priority high.")
     ] = False,
     expires_days: Annotated[
-        float | None, typer.Option(min=0, help="It works for so many days. For ever, if not given.")
+        float | None,
+        typer.Option(
+            min=SHORTEST_DAYS,
+            max=LONGEST_DAYS,
+            callback=_require_number,
+            help="It works for so many days. For ever, if not given.",
+        ),
     ] = None,
     note: Annotated[str | None, typer.Option(help="What it is for.")] = None,
 ) -> None:
@@ -97,7 +131,7 @@ def create_key(
         valid_days=expires_days,
         note=note,
     )
-    with transaction(Settings.from_env()) as session:
+    with transaction(service_settings()) as session:
         key, row = auth.create(session, grant)
     typer.echo(f"Key {row.prefix}… of {grant.owner}; it is not shown again:", err=True)
     typer.echo(key)
@@ -106,7 +140,7 @@ def create_key(
 @keys_app.command("list")
 def list_keys() -> None:
     """List all keys: what they may do, and whether they still work."""
-    with transaction(Settings.from_env()) as session:
+    with transaction(service_settings()) as session:
         rows = [_key_row(key) for key in auth.everyone(session)]
     _print_table(("prefix", "owner", "state", "scopes", "last used", "id", "note"), rows)
 
@@ -118,7 +152,7 @@ def revoke_key(
     ],
 ) -> None:
     """Make a key useless from now on; its owner's jobs stay."""
-    with transaction(Settings.from_env()) as session:
+    with transaction(service_settings()) as session:
         revoked = auth.revoke(session, which)
     typer.echo(f"{revoked.prefix} is revoked.")
 
@@ -129,7 +163,7 @@ def list_jobs(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, the newest first.")] = 20,
 ) -> None:
     """List the newest jobs of all owners."""
-    with transaction(Settings.from_env()) as session:
+    with transaction(service_settings()) as session:
         views = queries.page(session, owner_id=None, status=status, before=None, limit=limit)
         total = queries.count(session, owner_id=None, status=status)
     _print_table(
@@ -142,7 +176,7 @@ def list_jobs(
 @jobs_app.command("show")
 def show_job(job_id: JobId) -> None:
     """Show all there is to know of a job, with its failed attempts."""
-    with transaction(Settings.from_env()) as session:
+    with transaction(service_settings()) as session:
         view = _find(session, job_id)
         letter = queries.dead_letter(session, job_id)
     for name, value in _facts(view).items():
@@ -154,7 +188,7 @@ def show_job(job_id: JobId) -> None:
 @jobs_app.command("cancel")
 def cancel_job(job_id: JobId) -> None:
     """Cancel a job: at once if it waits, else at the end of the window it is at."""
-    with transaction(Settings.from_env()) as session:
+    with transaction(service_settings()) as session:
         status = lifecycle.cancel(session, job_id)
         if status is None:
             _find(session, job_id)
@@ -173,7 +207,7 @@ def redrive_job(
     ] = None,
 ) -> None:
     """Send a failed job round again."""
-    settings = Settings.from_env()
+    settings = service_settings()
     name = None if model is None else catalogue.resolve(model).name
     with transaction(settings) as session:
         lane = lifecycle.redrive(
@@ -217,7 +251,7 @@ def convert_model(
     ] = None,
 ) -> None:
     """Convert a checkpoint for CTranslate2, so that faster-whisper runs the same weights."""
-    engines.convert(checkpoint, target, quantization=quantization)
+    engines.convert_checkpoint(checkpoint, target, quantization=quantization)
     typer.echo(target)
 
 
@@ -225,13 +259,19 @@ def convert_model(
 def import_first_version(
     source: Annotated[str, typer.Option("--from", help="URL of version 2's database.")],
     owner: Annotated[str, typer.Option(help="Whom the jobs belong to from now on.")] = "admin",
+    files: Annotated[
+        Path,
+        typer.Option(
+            exists=True, file_okay=False, help="Folder that its relative paths are meant from."
+        ),
+    ] = Path(),
 ) -> None:
     """Copy jobs, results and errors of version 2's database into ours; may be run again."""
-    settings = Settings.from_env()
+    settings = service_settings()
     try:
         there = Settings.model_validate({"database_url": source})
     except ValidationError as error:
-        raise SettingsError("--from should begin with postgresql://") from error
+        raise SettingsError("--from should be postgresql://user:password@host/database") from error
     old = make_engine(there, pooled=False, name="transcription-import")
     uploads = UploadStore(
         settings.uploads_path,
@@ -239,18 +279,32 @@ def import_first_version(
         min_free_bytes=settings.min_free_bytes,
     )
     uploads.prepare()
-    with translated_errors(), old.connect() as connection, transaction(settings) as session:
-        imported = Importer(
+    with translated_errors(), old.connect() as connection:
+        with transaction(settings) as session:
+            owner_id = auth.owner_id(session, owner)
+        importer = Importer(
             source=connection,
-            session=session,
+            transaction=functools.partial(transaction, settings),
             uploads=uploads,
-            owner_id=auth.owner_id(session, owner),
+            files=files,
+            owner_id=owner_id,
             max_attempts=settings.max_attempts,
             engine_name=settings.whisper_engine,
             resolve_model=_model_of_first_version,
-        ).run()
-    for name, count in dataclasses.asdict(imported).items():
+        )
+        run_import(importer)
+    for name, count in dataclasses.asdict(importer.counts).items():
         typer.echo(f"{name:12} {count}")
+
+
+def run_import(importer: Importer) -> None:
+    try:
+        importer.run()
+    except CapacityError as error:
+        raise CapacityError(
+            f"{explained(error)} {importer.counts.jobs} jobs were copied and stay; "
+            "the same command goes on from there."
+        ) from error
 
 
 def _model_of_first_version(name: str) -> str:
@@ -347,7 +401,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _give_up(error: ServiceError, status: int) -> NoReturn:
-    typer.echo(f"error: {error.message}", err=True)
+    typer.echo(f"error: {explained(error)}", err=True)
     raise SystemExit(status)
 
 

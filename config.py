@@ -8,6 +8,7 @@ from this file's folder, as ``.env`` is, so that all processes mean the same whe
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import os
 from collections.abc import Iterable, Mapping
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 VERSION: Final = "3.0.0"
 PROJECT_DIR = Path(__file__).resolve().parent
 ENV_FILE = PROJECT_DIR / ".env"
+#: Where ``make run`` notes the URLs of the servers that it started, in STATE_DIR, while they run.
+SERVERS_FILE: Final = "servers.json"
 #: Shortest key that API_KEYS may hold; below this a key can be guessed.
 MIN_API_KEY_CHARS = 16
 #: Longer than anything here is meant to last, and short enough for every clock and timer.
@@ -348,6 +351,24 @@ class Settings(BaseSettings):
             raise SettingsError(_one_line(error)) from None
         except SourceError as error:
             raise SettingsError(f"SECRETS_DIR={folder}: {_why(error.__cause__)}") from error
+
+    def with_running_servers(self) -> Self:
+        """Fill in the servers that ``make run`` started on STATE_DIR, where no others are set.
+
+        Raises:
+            SettingsError: What it noted of them cannot be read.
+        """
+        file = self.state_dir / SERVERS_FILE
+        try:
+            urls: dict[str, str] = json.loads(file.read_text("utf-8"))
+        except FileNotFoundError:
+            return self
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"{file}: {_why(error)}") from error
+        known = {name.lower(): SecretStr(url) for name, url in urls.items()}
+        return self.model_copy(
+            update={name: url for name, url in known.items() if getattr(self, name) is None}
+        )
 
     def require_database_url(self) -> str:
         if self.database_url is None:

@@ -2,25 +2,34 @@
 
 Ids stay, so clients of the first version find their jobs. A job that was still waiting or running
 there is submitted here if its file can be read on this machine, and failed otherwise: nothing is
-left that looks as if it would be done and is not.
+left that looks as if it would be done and is not. A later run submits it once the file is there.
 """
 
 from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, RowMapping, func, insert, select, text
+from sqlalchemy import Connection, RowMapping, TextClause, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
-from errors import ServiceError, SettingsError, UploadMissing
-from jobs.uploads import UploadStore
+from errors import (
+    ClientError,
+    ConflictError,
+    ServiceError,
+    SettingsError,
+    UploadMissing,
+    UploadTooLarge,
+)
+from jobs import lifecycle
+from jobs.uploads import PART_DIR, UploadStore, storage_errors
 from models import ErrorLog, JobStatus, TranscriptionJob, TranscriptionResult
 from speech.transcript import Segment
 
@@ -29,8 +38,14 @@ REVISIONS: Final = {"5e05da7b7d89", "a1b2c3d4e5f6"}
 BATCH: Final = 200
 COPY_BYTES: Final = 2**20
 FINAL: Final = {"completed", "failed", "cancelled"}
+#: Why a job was given up whose file may be there, or small enough, another time.
+GIVEN_UP: Final = {UploadMissing.code, UploadTooLarge.code}
+#: Held in the old database by one import: two would take each other's files away.
+IMPORT_LOCK: Final = 0x5354_5402
 
 ResolveModel = Callable[[str], str]
+#: Begins one transaction of ours, and commits it at its end.
+Transaction = Callable[[], AbstractContextManager[Session]]
 
 OLD_JOBS: Final = text("""
 SELECT job.*, result.transcription_text, result.detected_language, result.duration_seconds,
@@ -41,6 +56,14 @@ SELECT job.*, result.transcription_text, result.detected_language, result.durati
  ORDER BY job.id
  LIMIT :limit
 """)
+
+LOCK: Final = text("SELECT pg_try_advisory_lock(:key) AS held")
+
+OLD_TABLES: Final = text("""
+SELECT to_regclass('alembic_version') IS NOT NULL AS migrated,
+       to_regclass('transcription_jobs') IS NOT NULL AS filled
+""")
+OLD_REVISIONS: Final = text("SELECT version_num FROM alembic_version")
 
 OLD_ERRORS: Final = text("SELECT * FROM error_logs WHERE job_id = ANY(:ids) ORDER BY created_at")
 
@@ -54,7 +77,7 @@ class Imported:
     errors: int = 0
     #: Waited or ran there, and wait here now.
     resubmitted: int = 0
-    #: Waited or ran there, and cannot be done here: the file could not be read.
+    #: Waited or ran there, and cannot be done here: the file could not be read, or is too large.
     given_up: int = 0
     #: Here already.
     skipped: int = 0
@@ -65,87 +88,158 @@ class Importer:
     """Copies everything into one owner's name."""
 
     source: Connection
-    session: Session
+    transaction: Transaction
     uploads: UploadStore
+    #: What a relative path of the first version is meant from.
+    files: Path
     owner_id: uuid.UUID
     max_attempts: int
     engine_name: str
     #: What a model of the first version is called here.
     resolve_model: ResolveModel
+    counts: Imported = field(default_factory=Imported)
 
     def run(self) -> Imported:
-        """Copy all of it in the session's transaction.
+        """Copy all of it, a batch in a transaction; whatever stops it, the next run goes on.
 
         Raises:
             SettingsError: The source is not a database of the first version.
+            ConflictError: Another import from it is under way.
+            CapacityError: There is no room for a file, or the store or our database is away.
         """
         self._require_first_version()
-        counts = Imported()
+        if not self._read(LOCK, key=IMPORT_LOCK)[0]["held"]:
+            raise ConflictError("Another import from that database is under way.")
         for jobs in self._batches():
             known = self._known([job["id"] for job in jobs])
-            counts.skipped += len(known)
+            ended = [job for job in jobs if job["status"] in FINAL and job["id"] not in known]
+            self._copy_ended(ended)
+            self.counts.skipped += sum(job["status"] in FINAL for job in jobs) - len(ended)
             for job in jobs:
-                if job["id"] not in known:
-                    self._copy(job, counts)
-            self._copy_errors([job["id"] for job in jobs if job["id"] not in known], counts)
-        return counts
+                if job["status"] not in FINAL:
+                    self._submit(job, known)
+        return self.counts
 
     def _require_first_version(self) -> None:
-        found: set[str] = set()
-        if self.source.scalar(text("SELECT to_regclass('alembic_version')")) is not None:
-            found = set(self.source.scalars(text("SELECT version_num FROM alembic_version")))
-        if not found & REVISIONS:
+        (tables,) = self._read(OLD_TABLES)
+        if tables["migrated"]:
+            is_old = any(row["version_num"] in REVISIONS for row in self._read(OLD_REVISIONS))
+        else:
+            is_old = tables["filled"]  # its code could also make the tables without migrations
+        if not is_old:
             raise SettingsError("--from does not point at a database of version 2.")
 
-    def _batches(self) -> Iterator[list[RowMapping]]:
+    def _batches(self) -> Iterator[Sequence[RowMapping]]:
         after = None
-        while True:
-            rows = self.source.execute(OLD_JOBS, {"after": after, "limit": BATCH}).mappings().all()
-            if not rows:
-                return
-            yield list(rows)
+        while rows := self._read(OLD_JOBS, after=after, limit=BATCH):
+            yield rows
             after = rows[-1]["id"]
 
-    def _known(self, ids: list[uuid.UUID]) -> set[uuid.UUID]:
-        query = select(TranscriptionJob.id).where(TranscriptionJob.id.in_(ids))
-        return set(self.session.scalars(query))
+    def _read(self, statement: TextClause, **values: object) -> Sequence[RowMapping]:
+        # no transaction stays open beside the copying of files: the server would end it
+        with self.source.begin():
+            return self.source.execute(statement, values).mappings().all()
 
-    def _copy(self, old: RowMapping, counts: Imported) -> None:
-        counts.jobs += 1
-        if old["status"] not in FINAL:
-            self._resubmit(old, counts)
-        elif old["status"] == JobStatus.COMPLETED and old["transcription_text"] is None:
-            self._insert(old, _failed(old, "result_missing", "Version 2 stored no result."))
-        else:
-            self._insert(old, _ended(old))
-            self._copy_result(old, counts)
+    def _known(self, ids: list[uuid.UUID]) -> dict[uuid.UUID, str | None]:
+        """Find the jobs that are here already, and why they failed."""
+        query = select(TranscriptionJob.id, TranscriptionJob.failure_reason)
+        with self.transaction() as session:
+            rows = session.execute(query.where(TranscriptionJob.id.in_(ids)))
+            return {row.id: row.failure_reason for row in rows}
 
-    def _resubmit(self, old: RowMapping, counts: Imported) -> None:
-        try:
-            upload = self._take_file(old)
-        except ServiceError as error:
-            counts.given_up += 1
-            self._insert(old, _failed(old, UploadMissing.code, UploadMissing().message))
-            self._log(old, error)
+    def _copy_ended(self, jobs: Sequence[RowMapping]) -> None:
+        errors = self._errors_of(jobs)
+        with self.transaction() as session:
+            for old in jobs:
+                if old["status"] == JobStatus.COMPLETED and old["transcription_text"] is None:
+                    missing = _failed(old, "result_missing", "Version 2 stored no result.")
+                    self._insert(session, old, missing)
+                else:
+                    self._insert(session, old, _ended(old))
+                    _copy_result(session, old)
+            _copy_errors(session, errors)
+        self.counts.jobs += len(jobs)
+        self.counts.results += sum(_has_result(old) for old in jobs)
+        self.counts.errors += len(errors)
+
+    def _submit(self, old: RowMapping, known: Mapping[uuid.UUID, str | None]) -> None:
+        """Submit a job that had not ended, unless it is here and has its file."""
+        is_new = old["id"] not in known
+        if not is_new and known[old["id"]] not in GIVEN_UP:
+            self.counts.skipped += 1
             return
-        counts.resubmitted += 1
-        self._insert(old, {"status": JobStatus.PENDING, "upload_deleted_at": None, **upload})
+        try:
+            # one file and one commit at a time: a file without a row is soon an orphan
+            upload = self._take_file(old)
+        except (ClientError, UploadMissing) as error:
+            self.counts.given_up += 1
+            if is_new:
+                self._copy_waiting(old, _failed(old, error.code, error.message), error)
+            return
+        if is_new:
+            self._copy_waiting(old, {"status": JobStatus.PENDING, **upload})
+        else:
+            self._resubmit(old, upload)
+        self.counts.resubmitted += 1
 
     def _take_file(self, old: RowMapping) -> dict[str, Any]:
-        try:
-            with (
-                Path(old["file_path"]).open("rb") as file,
-                self.uploads.writer(old["id"]) as writer,
-            ):
-                while chunk := file.read(COPY_BYTES):
-                    writer.write(chunk)
-                upload = writer.finish()
-        except OSError as error:
-            raise UploadMissing from error
-        return {"upload_bytes": upload.size_bytes, "upload_sha256": upload.sha256}
+        """Copy a job's file into the store, as its upload.
 
-    def _insert(self, old: RowMapping, values: Mapping[str, Any]) -> None:
-        self.session.execute(
+        Raises:
+            UploadMissing: It is not there, or cannot be read.
+            UploadTooLarge, EmptyFile: It is no upload that we would take.
+        """
+        path = self.files / old["file_path"]
+        try:
+            if not path.is_file():
+                raise UploadMissing
+            with path.open("rb") as file:
+                self._forget_part(old["id"])
+                with self.uploads.writer(old["id"]) as writer:
+                    while chunk := file.read(COPY_BYTES):
+                        writer.write(chunk)
+                    upload = writer.finish()
+        except OSError as error:  # the store's own are no OSErrors
+            raise UploadMissing from error
+        return {
+            "upload_bytes": upload.size_bytes,
+            "upload_sha256": upload.sha256,
+            "upload_deleted_at": None,
+        }
+
+    def _forget_part(self, job_id: uuid.UUID) -> None:
+        # of an import that was killed; its half of a file would be in the way
+        with storage_errors():
+            (self.uploads.root / PART_DIR / str(job_id)).unlink(missing_ok=True)
+
+    def _copy_waiting(
+        self, old: RowMapping, values: Mapping[str, Any], error: ServiceError | None = None
+    ) -> None:
+        errors = self._errors_of([old])
+        with self.transaction() as session:
+            self._insert(session, old, values)
+            _copy_errors(session, errors)
+            if error is not None:
+                _log(session, old, error)
+        self.counts.jobs += 1
+        self.counts.errors += len(errors)
+
+    def _resubmit(self, old: RowMapping, upload: Mapping[str, Any]) -> None:
+        job_id = old["id"]
+        values = {**upload, "error_code": None, "error_message": None}
+        with self.transaction() as session:
+            session.execute(
+                update(TranscriptionJob).where(TranscriptionJob.id == job_id).values(values)
+            )
+            lifecycle.redrive(
+                session, job_id, max_attempts=self.max_attempts, resolved_by="import-v1"
+            )
+
+    def _errors_of(self, jobs: Sequence[RowMapping]) -> Sequence[RowMapping]:
+        return self._read(OLD_ERRORS, ids=[old["id"] for old in jobs]) if jobs else ()
+
+    def _insert(self, session: Session, old: RowMapping, values: Mapping[str, Any]) -> None:
+        session.execute(
             insert(TranscriptionJob).values(
                 {
                     "id": old["id"],
@@ -167,64 +261,70 @@ class Importer:
             )
         )
 
-    def _copy_result(self, old: RowMapping, counts: Imported) -> None:
-        if old["status"] != JobStatus.COMPLETED:
-            return
-        counts.results += 1
-        words = str(old["transcription_text"])
-        segments = [_segment(segment).to_json() for segment in old["segments"] or ()]
-        self.session.execute(
-            insert(TranscriptionResult).values(
-                job_id=old["id"],
+
+def _has_result(old: RowMapping) -> bool:
+    return old["status"] == JobStatus.COMPLETED and old["transcription_text"] is not None
+
+
+def _copy_result(session: Session, old: RowMapping) -> None:
+    if not _has_result(old):
+        return
+    words = str(old["transcription_text"])
+    segments = [_segment(segment).to_json() for segment in old["segments"] or ()]
+    session.execute(
+        insert(TranscriptionResult).values(
+            job_id=old["id"],
+            lease_epoch=0,
+            text=_clean(words).strip(),
+            language=old["detected_language"] or "und",
+            audio_seconds=_length(old, segments),
+            word_count=len(words.split()),
+            confidence=old["confidence_score"],
+            segments=segments or [_whole(words, _length(old, segments)).to_json()],
+            created_at=_utc(old["result_at"]),
+        )
+    )
+
+
+def _copy_errors(session: Session, errors: Sequence[RowMapping]) -> None:
+    attempts: dict[uuid.UUID, int] = {}
+    for old in errors:
+        attempts[old["job_id"]] = attempts.get(old["job_id"], 0) + 1
+        session.execute(
+            upsert(ErrorLog)
+            .values(
+                id=old["id"],
+                job_id=old["job_id"],
+                attempt=attempts[old["job_id"]],
                 lease_epoch=0,
-                text=_clean(words).strip(),
-                language=old["detected_language"] or "und",
-                audio_seconds=_length(old, segments),
-                word_count=len(words.split()),
-                confidence=old["confidence_score"],
-                segments=segments or [_whole(words, _length(old, segments)).to_json()],
-                created_at=_utc(old["result_at"]),
+                error_code=_code(old["error_type"]),
+                error_message=_clean(old["error_message"]),
+                traceback=old["stack_trace"],
+                context=old["context"] or {},
+                created_at=_utc(old["created_at"]),
+                resolved=bool(old["resolved"]),
+                resolved_at=_utc(old["resolved_at"]),
+                resolved_by=old["resolved_by"],
+                resolution_notes=old["resolution_notes"],
             )
+            .on_conflict_do_nothing()
         )
 
-    def _copy_errors(self, ids: list[uuid.UUID], counts: Imported) -> None:
-        if not ids:
-            return
-        attempts: dict[uuid.UUID, int] = {}
-        for old in self.source.execute(OLD_ERRORS, {"ids": ids}).mappings():
-            counts.errors += 1
-            attempts[old["job_id"]] = attempts.get(old["job_id"], 0) + 1
-            self.session.execute(
-                upsert(ErrorLog)
-                .values(
-                    id=old["id"],
-                    job_id=old["job_id"],
-                    attempt=attempts[old["job_id"]],
-                    lease_epoch=0,
-                    error_code=_code(old["error_type"]),
-                    error_message=_clean(old["error_message"]),
-                    traceback=old["stack_trace"],
-                    context=old["context"] or {},
-                    created_at=_utc(old["created_at"]),
-                    resolved=bool(old["resolved"]),
-                    resolved_at=_utc(old["resolved_at"]),
-                    resolved_by=old["resolved_by"],
-                    resolution_notes=old["resolution_notes"],
-                )
-                .on_conflict_do_nothing()
-            )
 
-    def _log(self, old: RowMapping, error: ServiceError) -> None:
-        self.session.execute(
-            insert(ErrorLog).values(
-                job_id=old["id"],
-                attempt=0,
-                lease_epoch=0,
-                error_code=error.code,
-                error_message="The file could not be read where version 2 had it.",
-                context={"imported": True},
-            )
+def _log(session: Session, old: RowMapping, error: ServiceError) -> None:
+    message = error.message
+    if isinstance(error, UploadMissing):
+        message = "The file could not be read where version 2 had it."
+    session.execute(
+        insert(ErrorLog).values(
+            job_id=old["id"],
+            attempt=0,
+            lease_epoch=0,
+            error_code=error.code,
+            error_message=message,
+            context={"imported": True},
         )
+    )
 
 
 def _ended(old: RowMapping) -> dict[str, Any]:

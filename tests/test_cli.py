@@ -1,5 +1,6 @@
 """The command line, as an operator types it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -14,9 +15,12 @@ from uuid_utils.compat import uuid7
 
 import auth
 import cli
+from config import SERVERS_FILE
 from jobs import lifecycle
 from jobs.lifecycle import Failure, NewJob
 from models import Scope, TranscriptionJob
+from speech.engines.store import DEMO_CHECKPOINT
+from tests.first_version import IDS, fill
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 
@@ -123,6 +127,22 @@ def test_a_key_can_expire(run):
     assert "until 2" in run("keys", "list")
 
 
+@pytest.mark.parametrize("days", ["0.001", "0.5", "36500"])
+def test_a_key_lasts_as_long_as_somebody_may_mean(run, sessions, days):
+    key = run("keys", "create", "--owner", "alice", "--expires-days", days).strip()
+
+    assert principal(sessions, key)
+
+
+@pytest.mark.parametrize("days", ["0", "-1", "0.0001", "36501", "1e30", "inf", "nan", "soon"])
+def test_a_key_lasts_no_shorter_and_no_longer(fail, days):
+    status, complaint = fail("keys", "create", "--owner", "alice", "--expires-days", days)
+
+    assert status == 2
+    assert "--expires-days" in complaint
+    assert "Traceback" not in complaint
+
+
 def test_keys_are_listed_with_their_notes(run):
     run("keys", "create", "--owner", "alice", "--note", "the laptop")
 
@@ -155,7 +175,6 @@ def test_revoking_what_is_not_there_fails_in_one_line(fail):
     [
         ("keys", "create"),
         ("keys", "create", "--owner", "a", "--scope", "root"),
-        ("keys", "create", "--owner", "a", "--expires-days", "-1"),
         ("jobs", "show", "not-an-id"),
         ("jobs", "list", "--status", "done"),
         ("nonsense",),
@@ -243,12 +262,171 @@ def test_every_noun_explains_itself(arguments):
     assert "Usage: cli.py" in done.stdout
 
 
-def test_without_a_database_it_fails_in_one_line(tmp_path):
-    done = subprocess.run(
-        [sys.executable, PROJECT_DIR / "cli.py", "keys", "list"],
-        env={"PATH": os.environ["PATH"], "DATABASE_URL": "postgresql://127.0.0.1:1/x"},
-        capture_output=True,
-        text=True,
-    )
+# Where the database is
 
-    assert (done.returncode, done.stderr) == (1, "error: The database cannot be reached.\n")
+
+@pytest.fixture
+def typed(tmp_path):
+    """Run a command in a process with no more than these variables."""
+
+    def command(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, PROJECT_DIR / "cli.py", *arguments],
+            env={"PATH": os.environ["PATH"], "STATE_DIR": str(tmp_path), **variables},
+            capture_output=True,
+            text=True,
+        )
+
+    return command
+
+
+def test_without_a_database_it_says_why_in_one_line(typed):
+    done = typed("keys", "list", DATABASE_URL="postgresql://127.0.0.1:1/x")
+
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("error: The database cannot be reached: ")
+    assert "Connection refused" in done.stderr
+
+
+def test_a_database_that_is_not_migrated_is_named_with_what_helps(typed, empty_database_url):
+    done = typed("keys", "list", DATABASE_URL=empty_database_url)
+
+    complaint = "error: The database is not migrated: run alembic upgrade head.\n"
+    assert (done.returncode, done.stderr) == (1, complaint)
+
+
+def test_where_nothing_runs_it_says_so_in_one_line(typed, tmp_path):
+    done = typed("jobs", "list")
+
+    complaint = f"error: DATABASE_URL is not set, and no `make run` is under way on {tmp_path}\n"
+    assert (done.returncode, done.stderr) == (2, complaint)
+
+
+def test_the_servers_of_make_run_are_found(typed, tmp_path, database_url):
+    (tmp_path / SERVERS_FILE).write_text(json.dumps({"DATABASE_URL": database_url}))
+    typed("keys", "create", "--owner", "alice")
+
+    assert "alice" in typed("keys", "list").stdout
+
+
+def test_a_database_that_is_set_wins_over_the_one_of_make_run(typed, tmp_path, database_url):
+    (tmp_path / SERVERS_FILE).write_text(json.dumps({"DATABASE_URL": "postgresql://127.0.0.1:1/x"}))
+
+    assert typed("keys", "list", DATABASE_URL=database_url).returncode == 0
+
+
+# Models
+
+
+def test_a_model_is_converted_into_no_folder_that_is_in_use(fail, tmp_path):
+    (tmp_path / "thesis.txt").touch()
+    status, complaint = fail("models", "convert", str(DEMO_CHECKPOINT), str(tmp_path))
+
+    assert status == 1
+    assert complaint.endswith("something is there already. Name a new folder.\n")
+    assert (tmp_path / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "options", "said"),
+    [
+        ("/no/such.pt", [], "/no/such.pt cannot be read: No such file or directory."),
+        (__file__, [], "test_cli.py is not a checkpoint of openai-whisper's."),
+        (str(DEMO_CHECKPOINT), ["--quantization", "int9"], "There is no quantization 'int9'"),
+    ],
+)
+def test_what_cannot_be_converted_is_named(fail, tmp_path, checkpoint, options, said):
+    status, complaint = fail("models", "convert", checkpoint, str(tmp_path / "new"), *options)
+
+    assert status == 1
+    assert complaint.startswith(f"error: {said}")
+
+
+# Version 2
+
+
+@pytest.fixture
+def old_url(empty_database_url, tmp_path):
+    """The first version's database, whose files lie under a relative path."""
+    (tmp_path / "old" / "work").mkdir(parents=True)
+    (tmp_path / "old" / "work" / "talk.mp3").write_bytes(b"old upload")
+    engine = create_engine(empty_database_url)
+    with engine.connect() as connection:
+        fill(connection, "./work")
+    engine.dispose()
+    return empty_database_url
+
+
+@pytest.fixture
+def with_room(monkeypatch):
+    monkeypatch.setenv("MIN_FREE_DISK_MB", "0")
+
+
+def counts(printed: str) -> dict[str, int]:
+    return {name: int(count) for name, count in map(str.split, printed.splitlines())}
+
+
+def test_version_2_is_imported_with_its_files(run, with_room, old_url, tmp_path, sessions):
+    printed = run("import-v1", "--from", old_url, "--files", str(tmp_path / "old"))
+
+    assert counts(printed) == {
+        "jobs": 6,
+        "results": 1,
+        "errors": 2,
+        "resubmitted": 1,
+        "given_up": 1,
+        "skipped": 0,
+    }
+    with sessions() as session:
+        job = session.get_one(TranscriptionJob, IDS["waiting"])
+        assert (job.status, job.owner.name, job.upload_bytes) == ("pending", "admin", 10)
+
+
+def test_relative_paths_are_meant_from_the_current_folder(
+    run, with_room, old_url, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path / "old")
+
+    assert counts(run("import-v1", "--from", old_url))["resubmitted"] == 1
+
+
+def test_a_second_import_submits_what_the_first_did_not_find(
+    run, with_room, old_url, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    first = counts(run("import-v1", "--from", old_url))
+    second = counts(run("import-v1", "--from", old_url, "--files", "old"))
+
+    assert (first["given_up"], second["resubmitted"], second["skipped"]) == (2, 1, 4)
+
+
+def test_a_full_disk_ends_the_import_in_one_line(fail, old_url, tmp_path, monkeypatch):
+    monkeypatch.setenv("MIN_FREE_DISK_MB", str(2**24))
+    arguments = ("import-v1", "--from", old_url, "--files", str(tmp_path / "old"))
+    status, complaint = fail(*arguments)
+
+    assert status == 1
+    assert complaint.startswith("error: There is not enough free disk space for this upload. ")
+    assert complaint.endswith(" jobs were copied and stay; the same command goes on from there.\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (("--from", "mysql://h/d"), 2),
+        (("--from", "postgresql://127.0.0.1:1/x"), 1),
+        (("--from", "postgresql://127.0.0.1:1/x", "--files", "/no/such"), 2),
+        ((), 2),
+    ],
+)
+def test_what_cannot_be_imported_is_refused_without_a_traceback(fail, arguments, status):
+    found, complaint = fail("import-v1", *arguments)
+
+    assert found == status
+    assert "Traceback" not in complaint
+
+
+def test_another_database_than_version_2_is_refused(fail, database_url):
+    complaint = "error: --from does not point at a database of version 2.\n"
+
+    assert fail("import-v1", "--from", database_url) == (2, complaint)

@@ -1,6 +1,7 @@
 """Where settings come from, what they accept, and what is said of the rest."""
 
 import inspect
+import json
 import logging
 import os
 import re
@@ -18,7 +19,7 @@ from starlette.testclient import TestClient
 
 import config
 from app import create_app
-from config import ENV_FILE, PROJECT_DIR, QUEUES, RENAMED, RETIRED, Settings
+from config import ENV_FILE, PROJECT_DIR, QUEUES, RENAMED, RETIRED, SERVERS_FILE, Settings
 from config_values import TLS_OPTIONS
 from errors import SettingsError
 
@@ -270,6 +271,30 @@ def test_an_empty_variable_is_as_good_as_none(read: Read) -> None:
 
 def test_the_file_that_is_read_by_default_lies_beside_the_code() -> None:
     assert Path(config.__file__).with_name(".env") == ENV_FILE
+
+
+def test_the_servers_of_make_run_are_where_no_others_are_set(read: Read, tmp_path: Path) -> None:
+    urls = {"DATABASE_URL": PASSWORD_URL, "REDIS_URL": "redis://its"}
+    (tmp_path / SERVERS_FILE).write_text(json.dumps(urls), "utf-8")
+    settings = read(STATE_DIR=str(tmp_path), REDIS_URL="redis://mine").with_running_servers()
+
+    assert settings.require_database_url() == PASSWORD_URL
+    assert settings.require_broker_url() == "redis://mine"
+
+
+def test_without_make_run_no_servers_are_filled_in(read: Read, tmp_path: Path) -> None:
+    settings = read(STATE_DIR=str(tmp_path))
+
+    assert settings.with_running_servers() == settings
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff"])
+def test_a_note_of_servers_that_cannot_be_read_is_named(
+    content: bytes, read: Read, tmp_path: Path
+) -> None:
+    (tmp_path / SERVERS_FILE).write_bytes(content)
+    with pytest.raises(SettingsError, match=f"^{tmp_path / SERVERS_FILE}: "):
+        read(STATE_DIR=str(tmp_path)).with_running_servers()
 
 
 def test_settings_cannot_be_changed(read: Read) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 import soundfile
 import torch
 
-from speech.engines import Engine, ModelKey, convert
+from speech.engines import Engine, ModelKey, convert_checkpoint
 from speech.engines.catalogue import FASTER_WHISPER, OPENAI_WHISPER
 from speech.engines.faster_whisper import load as load_faster_whisper
 from speech.engines.openai_whisper import load as load_openai_whisper
@@ -90,7 +90,7 @@ def composed(bank: Bank, sample: Sample, seed: int) -> Recording:
 
 def engines(checkpoint: Path, folder: Path) -> list[Engine]:
     """Both engines with the checkpoint loaded; CTranslate2's files go to the folder."""
-    convert(checkpoint, folder / "converted")
+    convert_checkpoint(checkpoint, folder / "converted")
     return [
         load_openai_whisper(ModelKey(OPENAI_WHISPER, "demo", "cpu", "float32"), checkpoint),
         *(

@@ -18,7 +18,16 @@ if TYPE_CHECKING:  # the web process has no numpy
     #: float32, shape (n_samples,), mono, 16 kHz, in [-1, 1]; may be a read-only memory map.
     Samples = NDArray[np.float32]
 
-__all__ = ["Engine", "Hardware", "ModelKey", "ModelStore", "convert", "fetch", "hardware", "load"]
+__all__ = [
+    "Engine",
+    "Hardware",
+    "ModelKey",
+    "ModelStore",
+    "convert_checkpoint",
+    "fetch",
+    "hardware",
+    "load",
+]
 
 
 class Engine(Protocol):
@@ -117,7 +126,8 @@ def load(
     return load_openai_whisper(key, path, threads=threads)
 
 
-def convert(checkpoint: Path, target: Path, *, quantization: str | None = None) -> None:
+# Not "convert": importing the module of that name would take its place.
+def convert_checkpoint(checkpoint: Path, target: Path, *, quantization: str | None = None) -> None:
     """Make a folder for ``faster-whisper`` of a checkpoint; see ``speech.engines.convert``."""
     from speech.engines.convert import convert
 
