@@ -1,6 +1,7 @@
 # CPython 3.11 with venv is all that these need; they set up the rest in .venv.
 #   make run           serve on 127.0.0.1:8000, with servers of its own where none are set
-#   make test          run every test
+#   make test          run every test but the next two kinds
+#   make test-chaos    break running processes in every way, and print what survives what
 #   make check         lint and type-check
 #   make bench         measure, and print ratios
 #   make test-compose  build the Compose stack, use it, take it down (needs Docker)
@@ -12,18 +13,21 @@ PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet
 INSTALL = $(PIP) install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 REQUIREMENTS = requirements.txt requirements-web.txt requirements-local.txt constraints.txt
 
-.PHONY: run test check bench test-compose clean
+.PHONY: run test test-chaos check bench test-compose clean
 
 run: .venv/run
 	@exec .venv/bin/python serve.py
 
 test: .venv/dev
-	@CI="$${CI:-}" .venv/bin/python -m pytest -m 'not compose' -n auto --dist worksteal --cov --cov-report=term:skip-covered $(ARGS)
+	@CI="$${CI:-}" .venv/bin/python -m pytest -m 'not compose and not chaos' -n auto --dist worksteal --cov --cov-report=term:skip-covered $(ARGS)
 
 check: .venv/dev
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy .
+
+test-chaos: .venv/dev
+	.venv/bin/python -m pytest -m chaos tests/chaos -n 2 --dist worksteal $(ARGS)
 
 bench: .venv/dev
 	.venv/bin/python -m bench $(ARGS)

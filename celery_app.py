@@ -45,6 +45,10 @@ BREAKER_SECONDS = 5.0
 WINDOW_KEY: Final = "transcription:window"
 DEFAULT_WINDOW: Final = 8
 
+#: How Redis begins its answer when somebody else uses a queue's key; pause before asking again.
+WRONG_TYPE: Final = "WRONGTYPE"
+WRONG_TYPE_SECONDS: Final = 1.0
+
 #: What reading rubbish raises: no JSON, no text, no fields, no object.
 UNREADABLE: Final = (ValueError, KeyError, TypeError, AttributeError)
 
@@ -110,6 +114,13 @@ class Channel(redis_transport.Channel):
             return super()._brpop_read(**options)  # type: ignore[misc] # untyped
         except UNREADABLE as error:
             logger.warning("unreadable message dropped", extra={"error": type(error).__name__})
+            raise Empty from None
+        except redis.ResponseError as error:
+            if WRONG_TYPE not in str(error):
+                raise
+            # kombu would connect anew and ask again, many times a second
+            logger.error("a queue's key in redis is no list")  # noqa: TRY400 - says it all
+            time.sleep(WRONG_TYPE_SECONDS)
             raise Empty from None
 
 

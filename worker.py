@@ -18,10 +18,12 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from celery import Celery
+from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from celery.signals import worker_ready, worker_shutting_down
 from celery.worker import state
 from sqlalchemy.exc import SQLAlchemyError
@@ -398,6 +400,10 @@ def run(app: Celery, process: ModelWorker | Maintenance, queues: Sequence[str], 
     def stopping(**_: object) -> None:
         process.drain()
 
+    for noise in (CPendingDeprecationWarning, SecurityWarning):
+        warnings.simplefilter("ignore", noise)  # told many times, of settings that we chose
+    if os.geteuid() == 0:
+        logger.warning("running as root: better as a user of its own")
     worker_ready.connect(ready)
     worker_shutting_down.connect(stopping)
     process.start()

@@ -29,11 +29,14 @@ FINAL: Final = ("completed", "failed", "cancelled")
 LEASE: Final = float(QUICK["LEASE_SECONDS"])
 HEARTBEAT: Final = float(QUICK["HEARTBEAT_SECONDS"])
 DISPATCH: Final = float(QUICK["DISPATCH_SECONDS"])
+REDISPATCH: Final = 5.0
 BACKOFF: Final = float(QUICK["RETRY_BASE_SECONDS"])
 #: How often the reaper looks: see ``maintenance.make_loops``.
 LOOK: Final = LEASE / 6
 #: From a worker's death to its job's being due and published again: the formula of the promise.
 REAPED: Final = LEASE + 2 * LOOK + BACKOFF + 2 * DISPATCH
+#: Celery's longest pause between two tries to reach Redis again, and what it then needs.
+RECONNECT: Final = 32.0 + REDISPATCH
 #: Machines that run tests are busy: a bound holds if it holds within so many times its length.
 ALLOWANCE: Final = 4.0
 
@@ -119,6 +122,7 @@ class Chaos:
 @pytest.fixture
 def chaos(stack: Stack, record_property: Callable[[str, object], None]) -> Iterator[Chaos]:
     ticks = Ticks()
+    stack.environment["REDISPATCH_SECONDS"] = str(REDISPATCH)
     try:
         yield Chaos(stack, ticks, record_property)
     finally:
