@@ -63,15 +63,31 @@ def started(job: TranscriptionJob) -> datetime:
     return job.started_at or datetime.max.replace(tzinfo=UTC)
 
 
-def test_sigterm_lets_a_short_job_finish(stack: Stack) -> None:
-    worker = stack.worker(DRAIN_SECONDS="60")
-    job_id = stack.submit(SHORT)
-    stack.wait_for_status(job_id, "processing", "completed")
+def test_sigterm_lets_a_short_job_finish(stack: Stack, long_recording: Path) -> None:
+    worker = stack.worker(DRAIN_SECONDS="100")
+    job_id = stack.submit(long_recording)
+    stack.wait_for_windows(job_id, 1)
 
     worker.signal(signal.SIGTERM)
+    wait_for(lambda: worker.said("draining"), "the worker drains")
+    running = stack.job(job_id).status
 
     assert worker.wait() == 0
-    assert stack.job(job_id).status == "completed"
+    assert (running, stack.job(job_id).status) == ("processing", "completed")
+
+
+def test_a_draining_worker_leaves_new_messages_to_others(
+    stack: Stack, long_recording: Path
+) -> None:
+    worker = stack.worker(DRAIN_SECONDS="100")
+    first = stack.submit(long_recording)
+    stack.wait_for_windows(first, 1)
+    worker.signal(signal.SIGTERM)
+    wait_for(lambda: worker.said("draining"), "the worker drains")
+    second = stack.submit(SHORT)
+
+    assert worker.wait() == 0
+    assert (stack.job(second).status, stack.job(second).lease_epoch) == ("pending", 0)
 
 
 def test_cancelling_a_running_job_stops_it_and_stores_no_result(
