@@ -218,6 +218,12 @@ class Settings(BaseSettings):
     stall_seconds: Pause = Field(
         900.0, description="A job without a sign of progress for so long is handed back"
     )
+    preemption: bool = Field(
+        True, description="Whether running jobs step aside for `high` ones when every slot is busy"
+    )
+    max_preemptions: int = Field(
+        3, ge=0, le=100, description="How often one job steps aside, at most"
+    )
     lease_seconds: Pause = Field(
         60.0, ge=1, description="Silence after which a worker's jobs are given to others"
     )

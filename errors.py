@@ -16,7 +16,7 @@
         JobFinished, JobNotFinished, JobWithoutResult, JobNotFailed
       LeaseLost                   this worker no longer owns the job
       Interrupted                 an attempt was asked to stop
-        CancelRequested, Draining, DeadlineExceeded, Occupied
+        CancelRequested, Draining, DeadlineExceeded, Occupied, SteppedAside
       SettingsError               the configuration is wrong
       LocalServerFailed           our own PostgreSQL or Valkey does not run
 
@@ -284,6 +284,12 @@ class DeadlineExceeded(Interrupted):
     """The attempt took longer than its deadline."""
 
     code = "deadline"
+
+
+class SteppedAside(Interrupted):
+    """The attempt made room for an urgent job."""
+
+    code = "stepped_aside"
 
 
 class Occupied(Interrupted):

@@ -182,6 +182,10 @@ class TranscriptionJob(Base):
     solo_crash_count: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
     #: Times a stopping worker handed it back.
     interrupt_count: Mapped[int] = mapped_column(server_default=text("0"))
+    #: How often it stepped aside for an urgent job.
+    preempt_count: Mapped[int] = mapped_column(server_default=text("0"))
+    #: When another job last stepped aside for this one; None before.
+    room_made_at: Mapped[datetime | None]
     #: Suspected of killing its worker: to be run alone, in a child process.
     isolate: Mapped[bool] = mapped_column(server_default=text("false"))
     #: Why it failed: a permanent error's code, attempts_exhausted, poison or deadline.

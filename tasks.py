@@ -35,6 +35,7 @@ from errors import (
     Occupied,
     ProcessDied,
     ServiceError,
+    SteppedAside,
 )
 from jobs import lifecycle
 from jobs.leases import Hold, LeaseKeeper
@@ -65,6 +66,8 @@ OUTAGE_SECONDS = 1800.0
 #: Pause between two tries to write, at first and at most.
 FIRST_PAUSE_SECONDS = 0.5
 LAST_PAUSE_SECONDS = 5.0
+#: The priority that others step aside for.
+URGENT = "high"
 #: ISO 639-2's code for "undetermined": audio in which nothing was decoded.
 NO_LANGUAGE = "und"
 
@@ -137,6 +140,8 @@ class Attempt:
             logger.warning("attempt abandoned: another worker owns the job")
         except CancelRequested:
             self._end("job cancelled", lifecycle.acknowledge_cancel)
+        except SteppedAside:
+            logger.info("job stepped aside for an urgent one")
         except Draining:
             self._end("job handed back", lifecycle.hand_back)
         except (Occupied, CapacityError) as error:
@@ -166,6 +171,8 @@ class Attempt:
                         window = storable(found)
                         windows.append(window)
                         self._keep(window, len(windows) - 1, audio_seconds, engine)
+                        if window.end_seconds < audio_seconds:
+                            self._make_room()
                 finally:
                     self._note(engine)
             self._complete(windows, audio_seconds, asked=key)
@@ -260,6 +267,23 @@ class Attempt:
                 model_used=str(engine.key),
             )
         )
+
+    def _make_room(self) -> None:
+        """Step aside if an urgent job waits and this process has no slot for it.
+
+        Raises:
+            SteppedAside: The job is returned already.
+        """
+        settings = self._bench.settings
+        free = self._bench.keeper.attempts < settings.celery_concurrency
+        if free or not settings.preemption or self._job.priority == URGENT:
+            return
+        if self._write(
+            lambda session: lifecycle.step_aside(
+                session, self._lease, most=settings.max_preemptions
+            )
+        ):
+            raise SteppedAside
 
     def _note(self, engine: Loan | SoloLoan) -> None:
         self._model_used = str(engine.key)

@@ -188,9 +188,9 @@ class ModelWorker:
 
     def _wait_until_idle(self, seconds: float) -> bool:
         until = time.monotonic() + seconds
-        while not self.keeper.idle and time.monotonic() < until:
+        while self.keeper.attempts and time.monotonic() < until:
             time.sleep(POLL_SECONDS)
-        return self.keeper.idle
+        return not self.keeper.attempts
 
     def _give_up(self, hold: Hold, verb: Callable[[Session, Lease], object]) -> None:
         # safe beside the thread that still runs: the fence stops whatever it writes after this

@@ -146,10 +146,10 @@ class LeaseKeeper:
             self._refusing = True
 
     @property
-    def idle(self) -> bool:
-        """Whether no attempt is under way, claimed or about to be."""
+    def attempts(self) -> int:
+        """How many attempts are under way, claimed or about to be."""
         with self._lock:
-            return self._attempts == 0
+            return self._attempts
 
     @contextmanager
     def hold(self, lease: Lease) -> Iterator[Hold]:

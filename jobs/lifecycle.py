@@ -10,7 +10,7 @@ import math
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from sqlalchemy import Row, TextClause, insert
 from sqlalchemy.orm import Session
@@ -19,6 +19,10 @@ from errors import CancelRequested, LeaseLost
 from jobs import statements
 from models import JobStatus, TranscriptionJob, TranscriptionResult
 from speech.transcript import Transcript, Window
+
+#: See ``step_aside``.
+PATIENCE_SECONDS: Final = 0.5
+AGAIN_SECONDS: Final = 30.0
 
 Lane = Literal["high", "normal", "retry"]
 
@@ -305,6 +309,28 @@ def hand_back(session: Session, lease: Lease) -> JobStatus:
         LeaseLost: Another worker owns the job.
     """
     return JobStatus(_fenced(session, statements.HAND_BACK, lease).status)
+
+
+def step_aside(
+    session: Session,
+    lease: Lease,
+    *,
+    most: int,
+    patience_seconds: float = PATIENCE_SECONDS,
+    again_seconds: float = AGAIN_SECONDS,
+) -> bool:
+    """Return the job, if an urgent one waits that nobody makes room for; whether it was returned.
+
+    Its attempt is given back and its place in the queue kept.
+
+    Args:
+        most: How often one job steps aside.
+        patience_seconds: How long the urgent job has to have waited: a free slot takes it sooner.
+        again_seconds: When room was made in vain, it is made again after so long.
+    """
+    values = {"most": most, "patience": patience_seconds, "again": again_seconds}
+    row = _first(session, statements.STEP_ASIDE, job_id=lease.job_id, epoch=lease.epoch, **values)
+    return row is not None
 
 
 def put_off(session: Session, lease: Lease, failure: Failure, backoff: Backoff) -> JobStatus:

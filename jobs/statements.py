@@ -198,6 +198,43 @@ UPDATE transcription_jobs
 RETURNING status
 """)
 
+#: A job makes room for one urgent job that has waited a while, and keeps its own place. The urgent
+#: one is marked, so that no more step aside than there are urgent jobs.
+STEP_ASIDE: Final = text(f"""
+WITH urgent AS (
+    SELECT id
+      FROM transcription_jobs
+     WHERE status = 'pending'
+       AND lane = 'high'
+       AND not_before <= now() - make_interval(secs => :patience)
+       AND (room_made_at IS NULL OR room_made_at < now() - make_interval(secs => :again))
+     ORDER BY not_before, id
+     LIMIT 1
+       FOR UPDATE SKIP LOCKED
+), aside AS (
+    UPDATE transcription_jobs
+       SET status = 'pending',
+           attempt = GREATEST(attempt - 1, 0),
+           preempt_count = preempt_count + 1,
+           dispatch_due_at = now(),
+           dispatch_count = 0,
+           {_NO_LEASE}
+     WHERE id = :job_id
+       AND status = 'processing'
+       AND lease_epoch = :epoch
+       AND cancel_requested_at IS NULL
+       AND preempt_count < :most
+       AND EXISTS (SELECT FROM urgent)
+    RETURNING id
+), marked AS (
+    UPDATE transcription_jobs
+       SET room_made_at = now()
+     WHERE id = (SELECT id FROM urgent)
+       AND EXISTS (SELECT FROM aside)
+)
+SELECT id FROM aside
+""")
+
 #: What the job needs is not there now. That is not its fault: it waits, longer each time.
 PUT_OFF: Final = text(f"""
 UPDATE transcription_jobs

@@ -611,6 +611,7 @@ LEAST = {
     "drain_seconds": (0, -0.001),
     "drain_force_seconds": (0, -0.001),
     "stall_seconds": (0.001, 0),
+    "max_preemptions": (0, -1),
     "lease_seconds": (1, 0.999),
     "heartbeat_seconds": (0.001, 0),
     "dispatch_seconds": (0.001, 0),

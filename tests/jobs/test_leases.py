@@ -319,11 +319,11 @@ def test_a_process_that_drains_admits_no_attempt(keeper: LeaseKeeper) -> None:
         pass
 
 
-def test_it_is_idle_when_no_attempt_is_under_way_claimed_or_not(keeper: LeaseKeeper) -> None:
+def test_attempts_count_from_before_their_claim(keeper: LeaseKeeper) -> None:
     with keeper.admitted():
-        assert not keeper.idle
+        assert keeper.attempts == 1
 
-    assert keeper.idle
+    assert keeper.attempts == 0
 
 
 def test_an_attempt_that_claims_while_the_others_are_told_is_told_too(

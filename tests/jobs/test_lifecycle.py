@@ -68,6 +68,10 @@ def put_off(session: Session, job: TranscriptionJob) -> object:
     )
 
 
+def step_aside(session: Session, job: TranscriptionJob, *, most: int = 3) -> bool:
+    return lifecycle.step_aside(session, lease_of(job), most=most, patience_seconds=0)
+
+
 def crash(session: Session, job: TranscriptionJob) -> object:
     return lifecycle.crash(
         session, lease_of(job), FAILURE, max_solo_crashes=2, max_crashes=3, backoff=NO_PAUSE
@@ -106,6 +110,7 @@ VERBS = {
         {"processing": "pending", "cancelling": "cancelled"},
     ),
     "put_off": Verb(put_off, {"processing": "pending", "cancelling": "cancelled"}),
+    "step_aside": Verb(step_aside, {}),
     "crash": Verb(crash, {"processing": "pending", "cancelling": "cancelled"}),
     "cancel": Verb(
         lambda s, j: lifecycle.cancel(s, j.id),
@@ -317,6 +322,80 @@ def test_the_third_crash_is_poison_and_crashes_use_up_no_attempt(
     with sessions() as session:
         codes = session.scalars(select(ErrorLog.error_code)).all()
     assert codes == ["worker_lost"] * 3
+
+
+# Stepping aside
+
+
+def test_a_job_steps_aside_for_an_urgent_one_and_keeps_its_place(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    job, urgent = make_job("processing"), make_job(priority="high")
+    with sessions.begin() as session:
+        aside = step_aside(session, job)
+
+    after = read(sessions, job.id)
+    assert aside
+    assert (after.status, after.attempt, after.preempt_count) == ("pending", 0, 1)
+    assert (after.not_before, after.lane) == (job.not_before, "normal")
+    assert read(sessions, urgent.id).room_made_at is not None
+
+
+def test_no_more_jobs_step_aside_than_urgent_ones_wait(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    jobs = [make_job("processing") for _ in range(4)]
+    for _ in range(2):
+        make_job(priority="high")
+    asides = []
+    for job in jobs:
+        with sessions.begin() as session:
+            asides.append(step_aside(session, job))
+
+    assert asides == [True, True, False, False]
+
+
+def test_two_jobs_at_once_do_not_step_aside_for_the_same_urgent_one(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    for _ in range(10):
+        first, second = make_job("processing"), make_job("processing")
+        make_job(priority="high")
+
+        def side(job: TranscriptionJob) -> Callable[[], object]:
+            def act() -> object:
+                with sessions.begin() as session:
+                    return step_aside(session, job)
+
+            return act
+
+        assert sorted(map(bool, race(side(first), side(second)))) == [False, True]
+
+
+def test_a_worker_whose_lease_is_old_makes_no_room(make_job: MakeJob, sessions: Sessions) -> None:
+    job = make_job("processing")
+    make_job(priority="high")
+    stale = TranscriptionJob(id=job.id, lease_epoch=job.lease_epoch - 1, attempt=1)
+    with sessions.begin() as session:
+        assert not step_aside(session, stale)
+
+    assert read(sessions, job.id).status == "processing"
+
+
+def test_a_job_steps_aside_only_so_often(make_job: MakeJob, sessions: Sessions) -> None:
+    job = make_job("processing")
+    make_job(priority="high")
+    with sessions.begin() as session:
+        assert not step_aside(session, job, most=0)
+
+
+def test_an_urgent_job_that_has_just_come_is_left_to_a_free_slot(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    job = make_job("processing")
+    make_job(priority="high")
+    with sessions.begin() as session:
+        assert not lifecycle.step_aside(session, lease_of(job), most=3, patience_seconds=60)
 
 
 def test_the_second_death_alone_is_poison_and_uses_up_no_attempt(
@@ -725,7 +804,7 @@ def test_two_dispatchers_never_take_the_same_job(make_job: MakeJob, sessions: Se
     assert sorted(first + second) == sorted(jobs)
 
 
-@pytest.mark.parametrize("name", VERBS)
+@pytest.mark.parametrize("name", [name for name, verb in VERBS.items() if verb.leads_to])
 def test_a_transition_is_one_statement(
     name: str, make_job: MakeJob, sessions: Sessions, engine: Engine
 ) -> None:
