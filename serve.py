@@ -8,9 +8,10 @@ so Ctrl-C reaches only this one, which ends the others in order; no job is lost 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import json
 import os
-import shlex
 import signal
 import socket
 import subprocess
@@ -30,21 +31,24 @@ from alembic.util import CommandError
 from pydantic import SecretStr
 from sqlalchemy.exc import SQLAlchemyError
 
-from config import PROJECT_DIR, Settings
+import auth
+import welcome
+from config import PROJECT_DIR, SERVERS_FILE, Settings
 from errors import ServiceError, SettingsError
 from local_servers import PostgresServer, ValkeyServer
 from local_servers.server import LocalServer
 
-SAMPLE: Final = PROJECT_DIR / "samples" / "digits-en.wav"
 POLL_SECONDS: Final = 0.1
 READY_SECONDS: Final = 60.0
-SAMPLE_SECONDS: Final = 120.0
 #: A process that ends by itself is started again, unless it does so this often in a row.
 MAX_RESTARTS: Final = 5
 SETTLED_SECONDS: Final = 30.0
 #: What this way of running chooses where nobody did: a model that needs no download, and an end
 #: that does not keep somebody waiting at a terminal.
 OWN_DEFAULTS: Final = {"whisper_model_size": "demo", "drain_seconds": "2"}
+#: Ports from here on are for everybody.
+FIRST_FREE_PORT: Final = 1024
+LAST_PORT: Final = 65_535
 #: How long a process may take to end beyond what it promises.
 GRACE_SECONDS: Final = 15.0
 
@@ -170,17 +174,31 @@ def require_free(host: str, port: int) -> None:
     """Check that the web process can listen.
 
     Raises:
-        StartFailed: Somebody else does.
+        StartFailed: Somebody else does, or the address is none of this machine.
     """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise StartFailed(
-                f"Port {port} on {host} cannot be had ({error.strerror}). "
-                f"Choose another one: PORT={port + 1} make run"
-            ) from None
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise StartFailed(f"HOST={host} is no address ({error.strerror}).") from error
+    for family, kind, protocol, _, place in found:
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:  # as asyncio does: it listens on IPv4 by itself
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                probe.bind(place)
+            except OSError as error:
+                raise StartFailed(_why_taken(error, host, port)) from None
+
+
+def _why_taken(error: OSError, host: str, port: int) -> str:
+    if error.errno not in {errno.EADDRINUSE, errno.EACCES}:
+        return f"HOST={host} is no address of this machine ({error.strerror})."
+    other = port + 1 if FIRST_FREE_PORT <= port < LAST_PORT else 8000
+    return (
+        f"Port {port} on {host} cannot be had ({error.strerror}). "
+        f"Choose another one: PORT={other} make run"
+    )
 
 
 def own_servers(settings: Settings) -> dict[str, LocalServer]:
@@ -192,6 +210,22 @@ def own_servers(settings: Settings) -> dict[str, LocalServer]:
     if settings.celery_broker_url is None and settings.redis_url is None:
         servers["REDIS_URL"] = ValkeyServer(folder / "valkey")
     return servers
+
+
+def note_servers(settings: Settings, found: Mapping[str, str]) -> None:
+    """Leave word of the servers for ``cli.py``, as long as they run.
+
+    Raises:
+        SettingsError: It cannot be written.
+    """
+    if found:
+        auth.write_secret(settings.state_dir / SERVERS_FILE, json.dumps(found))
+
+
+def forget(settings: Settings) -> None:
+    """Remove what holds only while this runs."""
+    (settings.state_dir / SERVERS_FILE).unlink(missing_ok=True)
+    welcome.forget_key(settings)
 
 
 def keep_servers(servers: Iterable[LocalServer]) -> None:
@@ -226,11 +260,6 @@ def programs(settings: Settings) -> tuple[Program, ...]:
     )
 
 
-def address(settings: Settings) -> str:
-    host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104
-    return f"http://{host}:{settings.port}"
-
-
 def wait_until_ready(client: httpx2.Client, running: list[Supervised], stop: Interrupts) -> bool:
     """Wait until a job can be submitted; False when told to stop meanwhile.
 
@@ -247,41 +276,6 @@ def wait_until_ready(client: httpx2.Client, running: list[Supervised], stop: Int
         if stop.asked.wait(POLL_SECONDS):
             return False
     raise StartFailed(f"The service is not ready after {READY_SECONDS:.0f} s: see {running[0].log}")
-
-
-def try_sample(client: httpx2.Client, stop: Interrupts) -> str:
-    """Transcribe the sample as a client would; returns what to tell of it."""
-    began = time.monotonic()
-    with SAMPLE.open("rb") as file:
-        answer = client.post(
-            "/transcribe/", data={"priority": "high"}, files={"file": (SAMPLE.name, file)}
-        )
-    if answer.is_error:
-        return f"The sample was refused: {answer.text}"
-    job = answer.json()
-    while job["status"] in {"pending", "processing"}:
-        if stop.asked.wait(POLL_SECONDS) or time.monotonic() - began > SAMPLE_SECONDS:
-            return "The sample is still being transcribed."
-        job = client.get(f"/jobs/{job['job_id']}").json()
-    if job["status"] != "completed":
-        return f"The sample {job['status']}: {job.get('error_message')}"
-    took = time.monotonic() - began
-    return (
-        f"{SAMPLE.name} ({job['duration']:.1f} s of speech) took {took:.1f} s "
-        f"with the model {job['model_size']}:\n\n    {job['transcription']}\n"
-    )
-
-
-def greet(settings: Settings, key_file: Path, model: str) -> None:
-    url = address(settings)
-    key = f"$(cat {shlex.quote(str(key_file))})"
-    say(f"Serving at {url} (documentation at {url}/docs). Transcribe a file of yours:\n")
-    say(f'    curl -H "X-API-Key: {key}" -F file=@talk.mp3 {url}/transcribe/\n')
-    if model == "demo":
-        say("The model is `demo`: it knows spoken digits in English, Spanish and German, and")
-        say("nothing else. A real one is downloaded when you start with, for example:\n")
-        say("    WHISPER_MODEL_SIZE=turbo make run\n")
-    say(f"Logs are in {settings.state_dir / 'logs'}. Ctrl-C stops everything and loses no job.")
 
 
 def environment_of(settings: Settings, found: Mapping[str, str]) -> dict[str, str]:
@@ -317,26 +311,31 @@ def serve(settings: Settings, stop: Interrupts) -> None:
     logs.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         say("Starting ...")
+        forget(settings)  # what a run left that was killed
         servers = own_servers(settings)
         found = {}
         for variable, server in servers.items():
             found[variable] = server.start()
             stack.callback(server.stop)
+        stack.callback(forget, settings)
+        note_servers(settings, found)
         migrate(settings, found)
         environment = environment_of(settings, found)
         running: list[Supervised] = []
         stack.callback(stop_all, running, settings, stop)
         for program in programs(settings):
             running.append(Supervised(program, environment, logs / f"{program.name}.log"))  # noqa: PERF401 - each counts once started
-        key_file = settings.state_dir / "admin.key"
-        with httpx2.Client(base_url=address(settings), timeout=30) as client:
+        # no proxy of the environment's stands between us and our own
+        url = welcome.address(settings)
+        with httpx2.Client(base_url=url, timeout=30, trust_env=False) as client:
             if not wait_until_ready(client, running, stop):
                 return
             say(f"Ready after {time.monotonic() - began:.1f} s.\n")
-            if key_file.exists():
-                client.headers["X-API-Key"] = key_file.read_text("utf-8").strip()
-                say(try_sample(client, stop))
-        greet(settings, key_file, model_of(settings))
+            access = welcome.find_access(client, settings)
+            if access.works:
+                say(welcome.try_sample(client, stop.asked))
+        for line in welcome.greeting(settings, access, model_of(settings)):
+            say(line)
         while not stop.asked.wait(1.0):
             keep_servers(servers.values())
             for supervised in running:

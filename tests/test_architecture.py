@@ -28,11 +28,16 @@ ROWS = (
     {"database"},
     {"auth", "celery_app", "jobs", "model_pool", "model_shelf", "solo"},
     {"api", "tasks", "maintenance"},
-    {"app", "cli", "migrations", "serve", "worker"},  # entry points
+    {"app", "cli", "migrations", "serve", "welcome", "worker"},  # entry points
     {"bench", "compose", "training"},  # tools beside the service
 )
 #: Modules that are one thing in two files.
-UNITS = {"config_values": "config", "model_shelf": "model_pool", "solo": "model_pool"}
+UNITS = {
+    "config_values": "config",
+    "model_shelf": "model_pool",
+    "solo": "model_pool",
+    "welcome": "serve",
+}
 ENGINES = {"ctranslate2", "faster_whisper", "openvino", "torch", "whisper"}
 HTTP = {"fastapi", "starlette", "uvicorn"}
 DATABASE = {"alembic", "psycopg2", "sqlalchemy"}

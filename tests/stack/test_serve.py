@@ -13,6 +13,7 @@ import httpx2
 import psutil
 import pytest
 
+from config import SERVERS_FILE
 from tests.recordings import PROJECT_DIR, repeated, sample
 from tests.stack.conftest import Process, wait_for
 
@@ -58,6 +59,16 @@ class Terminal:
         key = (self.state / "admin.key").read_text("utf-8").strip()
         return httpx2.Client(base_url=self.url, headers={"X-API-Key": key}, timeout=60)
 
+    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command as somebody at another terminal would."""
+        return subprocess.run(
+            [sys.executable, "cli.py", *arguments],
+            cwd=PROJECT_DIR,
+            env={"PATH": os.environ["PATH"], "STATE_DIR": str(self.state)},
+            capture_output=True,
+            text=True,
+        )
+
     def processes(self) -> list[int]:
         """Everything that runs for this state folder, servers included."""
         found = []
@@ -99,15 +110,82 @@ def test_the_first_start_transcribes_the_sample_and_says_how_to_go_on(terminal: 
     told = run.log.read_text()
     assert sample("digits-en.wav").text in told
     assert "WHISPER_MODEL_SIZE=turbo make run" in told
-    command = re.search(r"curl .*", told)
-    assert command is not None
-    line = command[0].replace("talk.mp3", str(sample("digits-de.wav").path))
-    answer = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        ["bash", "-c", curl_line(told)], capture_output=True, text=True, check=True
+    )
     assert '"status":"pending"' in answer.stdout
     with terminal.client() as client:
         jobs = client.get("/jobs/").json()
     assert jobs["total"] == 2
     assert all("demo_model" in job["warnings"] for job in jobs["jobs"])
+
+
+def curl_line(told: str) -> str:
+    command = re.search(r"curl .*", told)
+    assert command is not None
+    return command[0].replace("talk.mp3", str(sample("digits-de.wav").path))
+
+
+SET_KEY = "the operator's own $WORDS"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"API_KEYS": SET_KEY, "HOST": "::1", "FORCE_HTTPS": "true"},
+        {"AUTH_REQUIRED": "false", "TRUSTED_HOSTS": "stt.example"},
+    ],
+)
+def test_the_sample_and_the_curl_line_work_whatever_is_set(
+    variables: dict[str, str], terminal: Terminal
+) -> None:
+    run = terminal.run(**variables)
+    wait_for(lambda: run.said("Ctrl-C stops everything"), "it has greeted")
+
+    told = run.log.read_text()
+    assert sample("digits-en.wav").text in told
+    answer = subprocess.run(
+        ["bash", "-c", curl_line(told)], capture_output=True, text=True, check=True
+    )
+    assert '"status":"pending"' in answer.stdout
+    assert SET_KEY not in told
+
+
+def test_the_command_line_finds_the_servers_while_they_run(terminal: Terminal) -> None:
+    run = terminal.run()
+    wait_for(lambda: run.said("Ctrl-C stops everything"), "it has greeted")
+    note = terminal.state / SERVERS_FILE
+    mode = note.stat().st_mode & 0o777
+    listed = terminal.cli("jobs", "list")
+    run.signal(signal.SIGINT)
+    run.wait()
+    after = terminal.cli("jobs", "list")
+
+    assert mode == 0o600
+    assert "completed" in listed.stdout
+    assert not note.exists()
+    assert after.returncode == 2
+    assert "no `make run` is under way" in after.stderr
+
+
+def test_after_the_first_key_was_revoked_it_says_how_to_make_another(terminal: Terminal) -> None:
+    first = terminal.run()
+    wait_for(lambda: first.said("Ctrl-C stops everything"), "it has greeted")
+    key = (terminal.state / "admin.key").read_text("utf-8").strip()
+    terminal.cli("keys", "revoke", key[:17])
+    first.signal(signal.SIGINT)
+    first.wait()
+    second = terminal.run()
+    wait_for(lambda: second.said("Ctrl-C stops everything"), "it has greeted again")
+
+    told = second.log.read_text()
+    assert "401" not in told
+    command = re.search(r"env STATE_DIR=.* keys create .*", told)
+    assert command is not None
+    made = subprocess.run(["bash", "-c", command[0]], capture_output=True, text=True, check=True)
+    line = curl_line(told).replace("X-API-Key: KEY", f"X-API-Key: {made.stdout.strip()}")
+    answer = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+    assert '"status":"pending"' in answer.stdout
 
 
 def test_ctrl_c_ends_every_process_and_a_second_start_goes_on_where_it_was(
@@ -157,6 +235,26 @@ def test_a_port_in_use_is_named_with_a_way_out(terminal: Terminal) -> None:
     assert status != 0
     assert run.said(f"PORT={terminal.port + 1} make run")
     assert terminal.processes() == []
+
+
+def test_a_port_in_use_on_ipv6_is_named_with_a_way_out(terminal: Terminal) -> None:
+    with socket.socket(socket.AF_INET6) as taken:
+        taken.bind(("::1", terminal.port))
+        taken.listen()
+        run = terminal.run(HOST="::1")
+        status = run.wait()
+
+    assert status != 0
+    assert run.said(f"PORT={terminal.port + 1} make run")
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid"])
+def test_an_address_of_somebody_else_is_named(host: str, terminal: Terminal) -> None:
+    run = terminal.run(HOST=host)
+
+    assert run.wait() != 0
+    assert run.said(f"HOST={host} is no address")
+    assert not run.said("PORT=")
 
 
 def test_a_process_that_dies_is_started_again(terminal: Terminal) -> None:
