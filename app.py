@@ -72,6 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         docs_url=DOCS if settings.docs_enabled else None,
         redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
         openapi_url="/openapi.json" if settings.docs_enabled else None,
     )
     app.state.services = services

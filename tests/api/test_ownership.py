@@ -72,6 +72,17 @@ def test_every_operation_says_what_it_needs():
     assert set(OPERATIONS) == set(NEEDED)
 
 
+def test_what_is_not_documented_is_the_documentation_and_a_greeting(client):
+    routers = [getattr(route, "original_router", None) for route in client.app.routes]
+    routes = [
+        *client.app.routes,
+        *(route for router in routers if router for route in router.routes),
+    ]
+    paths = {route.path for route in routes if hasattr(route, "path")}
+
+    assert paths - {path for _, path in OPERATIONS} == {"/", "/docs", "/openapi.json"}
+
+
 @pytest.mark.parametrize("operation", GUARDED)
 def test_nothing_is_done_without_a_key(client, failed_job, operation):
     answer = call(client, operation, job_id=failed_job)

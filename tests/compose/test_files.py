@@ -65,6 +65,16 @@ def test_secrets_are_mounted_where_they_are_looked_for(service: str) -> None:
     assert environment(service)["SECRETS_DIR"] == (SECRETS if mounted else "")
 
 
+def test_who_has_a_way_out_is_given_no_key_and_no_password() -> None:
+    secret = {
+        name.upper()
+        for name, field in Settings.model_fields.items()
+        if "SecretStr" in str(field.annotation)
+    }
+
+    assert {environment("models")[name] for name in secret} == {""}
+
+
 def test_models_are_fetched_with_the_settings_that_there_are(tmp_path: Path) -> None:
     given = {name: value for name, value in environment("models").items() if value is not None}
     done = subprocess.run(
