@@ -105,7 +105,7 @@ def compose() -> Iterator[Compose]:
         "FLOWER_PORT": str(flower_port),
         "WHISPER_MODEL_SIZE": "demo",
         "MIN_FREE_DISK_MB": "0",
-        "LEASE_SECONDS": "5",
+        "LEASE_SECONDS": "15",
         "HEARTBEAT_SECONDS": "1",
         "RETRY_BASE_SECONDS": "1",
         "CELERY_CONCURRENCY": "1",
