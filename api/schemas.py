@@ -81,6 +81,9 @@ class Job(Answer):
     language_probability: float | None
     duration: float | None = Field(description="Length of the transcribed audio, in seconds.")
     audio_seconds: float | None = Field(description="Length of the audio, in seconds.")
+    audio_seconds_done: float | None = Field(
+        description="How much of it is transcribed and kept; null while its length is a guess."
+    )
     estimated: bool = Field(description="True while `audio_seconds` is a guess from the size.")
     word_count: int | None
     confidence: float | None = Field(description="Mean probability of a token, 0 to 1.")
@@ -201,6 +204,7 @@ def _fields(view: JobView, root: str) -> dict[str, Any]:
         "language_probability": view.language_probability,
         "duration": job.audio_seconds if job.status == JobStatus.COMPLETED else None,
         "audio_seconds": job.audio_seconds,
+        "audio_seconds_done": _seconds_done(job),
         "estimated": job.audio_estimated,
         "word_count": view.word_count,
         "confidence": view.confidence,
@@ -220,6 +224,12 @@ def _fields(view: JobView, root: str) -> dict[str, Any]:
         "upload_sha256": job.upload_sha256.hex(),
         "links": _links(job, root),
     }
+
+
+def _seconds_done(job: TranscriptionJob) -> float | None:
+    if job.audio_estimated or job.audio_seconds is None:
+        return None
+    return round(job.progress * job.audio_seconds, 2)
 
 
 def _message(job: TranscriptionJob) -> str:

@@ -73,6 +73,17 @@ def test_progress_is_in_percent(client, alice, jobs):
     assert client.get(f"/jobs/{jobs.transcribing()}", headers=alice).json()["progress"] == 50.0
 
 
+def test_progress_is_in_seconds_of_audio_once_its_length_is_known(client, alice, jobs, sessions):
+    guessed, known = jobs.transcribing(), jobs.transcribing()
+    with sessions.begin() as session:
+        lifecycle.probed(session, known, 61.0, estimated=False)
+
+    def done(job_id):
+        return client.get(f"/jobs/{job_id}", headers=alice).json()["audio_seconds_done"]
+
+    assert (done(guessed), done(known)) == (None, 30.5)
+
+
 def test_times_are_utc(client, alice, jobs):
     job = client.get(f"/jobs/{jobs.submit()}", headers=alice).json()
 
