@@ -25,6 +25,7 @@ COMPLETED_JOB: Final[dict[str, Any]] = {
     "language_probability": 0.98,
     "duration": 62.5,
     "audio_seconds": 62.5,
+    "audio_seconds_done": 62.5,
     "estimated": False,
     "word_count": 8,
     "confidence": 0.87,
