@@ -31,6 +31,7 @@ from sqlalchemy.orm import Session
 
 import machine
 import tasks
+from attempts import Workbench
 from celery_app import DLQ, Doorbell, make_celery, make_redis, send
 from config import PROJECT_DIR, Settings
 from database import Sessions, get_db_session, make_engine, make_sessions
@@ -46,7 +47,6 @@ from solo import Solo, serve
 from speech import audio, engines
 from speech.audio import Decoded
 from speech.engines import Engine, ModelKey, ModelStore, catalogue
-from tasks import Workbench
 from telemetry import configure_logging
 
 logger = logging.getLogger(__name__)

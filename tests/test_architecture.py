@@ -27,12 +27,13 @@ ROWS = (
     {"models"},
     {"database"},
     {"auth", "celery_app", "jobs", "model_pool", "model_shelf", "solo"},
-    {"api", "tasks", "maintenance"},
+    {"api", "attempts", "tasks", "maintenance"},
     {"app", "cli", "migrations", "serve", "welcome", "worker"},  # entry points
     {"bench", "compose", "training"},  # tools beside the service
 )
 #: Modules that are one thing in two files.
 UNITS = {
+    "attempts": "tasks",
     "config_values": "config",
     "model_shelf": "model_pool",
     "solo": "model_pool",
@@ -60,6 +61,7 @@ NEVER: Mapping[str, set[str]] = {
     "solo": {"config", "database", "models", *BROKER, *DATABASE, *ENGINES, *HTTP},
     "serve": {"api", "jobs", "models", "speech", "tasks", *BROKER, *ENGINES, *HTTP},
     "speech": {"config", "telemetry", *BROKER, *DATABASE, *HTTP},
+    "attempts": {"api", "app", "celery", "kombu", *ENGINES, *HTTP},
     "tasks": {"api", "app", *ENGINES, *HTTP},
     "telemetry": {"config", *BROKER, *DATABASE, *ENGINES, *HTTP},
     "worker": {"api", "app", *ENGINES, *HTTP},

@@ -40,6 +40,7 @@ def test_a_job_is_transcribed(stack: Stack) -> None:
 
 def test_a_high_job_starts_before_the_normal_ones_that_wait(stack: Stack, tmp_path: Path) -> None:
     recording = repeated("digits-en.wav", 6, tmp_path / "a.wav")
+    stack.maintenance()
     waiting = [stack.submit(recording) for _ in range(20)]
     stack.worker(CELERY_CONCURRENCY="2")
     wait_for(

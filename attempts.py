@@ -1,0 +1,415 @@
+"""One attempt at one job, told in verbs: decode, borrow, transcribe, complete.
+
+Or give the job an end that says why not: it failed, it waits, it was handed back or stepped aside.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import IO, Any, TypeVar
+
+import psutil
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from celery_app import DEAD_LETTER, DLQ, Doorbell
+from config import Settings
+from database import Sessions, get_db_session
+from errors import (
+    CancelRequested,
+    CapacityError,
+    DatabaseUnavailable,
+    Draining,
+    EngineOutOfMemory,
+    LeaseLost,
+    Occupied,
+    ProcessDied,
+    ServiceError,
+    SteppedAside,
+)
+from jobs import lifecycle
+from jobs.leases import Hold, LeaseKeeper
+from jobs.lifecycle import Backoff, ClaimedJob, Failure, Outcome
+from jobs.uploads import UploadStore
+from model_pool import Loan, ModelPool
+from models import JobStatus, TranscriptionWindow
+from solo import Solo, SoloLoan
+from speech import audio
+from speech.audio import Decoded, DecodeLimits
+from speech.engines import ModelKey, catalogue
+from speech.transcript import (
+    ResumeState,
+    Segment,
+    TranscribeOptions,
+    Transcript,
+    Window,
+    storable,
+)
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: How long an attempt keeps its work in memory while PostgreSQL is away.
+OUTAGE_SECONDS = 1800.0
+#: Pause between two tries to write, at first and at most.
+FIRST_PAUSE_SECONDS = 0.5
+LAST_PAUSE_SECONDS = 5.0
+#: The priority that others step aside for.
+URGENT = "high"
+#: ISO 639-2's code for "undetermined": audio in which nothing was decoded.
+NO_LANGUAGE = "und"
+
+
+class AttemptFailed(Exception):
+    """The attempt failed, and its row says so already; raised only so that Flower shows it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workbench:
+    """What one worker process has for all its attempts."""
+
+    settings: Settings
+    name: str
+    sessions: Sessions
+    uploads: UploadStore
+    keeper: LeaseKeeper
+    pool: ModelPool
+    #: Lends models to suspects, each in a process of its own.
+    solo: Solo
+    doorbell: Doorbell
+    #: The model that a job's engine and model name mean on this machine.
+    key_of: Callable[[str, str], ModelKey]
+    #: Brings a model's files here, telling a step's name and a share of it.
+    fetch: Callable[[ModelKey, Callable[[int, int | None], None]], object]
+    #: Waits, but not longer than the process lives.
+    pause: Callable[[float], object]
+    decode: Callable[..., Decoded] = audio.decode
+
+    @property
+    def backoff(self) -> Backoff:
+        return Backoff(
+            base_seconds=self.settings.retry_base_seconds,
+            cap_seconds=self.settings.retry_cap_seconds,
+        )
+
+    @property
+    def decode_limits(self) -> DecodeLimits:
+        return DecodeLimits(
+            max_audio_seconds=self.settings.max_audio_seconds,
+            max_memory_bytes=self.settings.decode_memory_mb * 2**20,
+            timeout_seconds=self.settings.decode_timeout_seconds,
+        )
+
+
+class Attempt:
+    """One attempt at one job."""
+
+    def __init__(self, bench: Workbench, job: ClaimedJob, hold: Hold) -> None:
+        self._bench = bench
+        self._job = job
+        self._lease = job.lease
+        self._hold = hold
+        self._step = "starting"
+        self._steps_down: list[dict[str, Any]] = []
+        self._model_used: str | None = None
+        #: What the earlier attempt used whose windows this one goes on after.
+        self._resumed_model: str | None = None
+        self._warnings = job.warnings
+
+    def run(self) -> None:
+        """Do the job, or end it in the way that fits what went wrong.
+
+        Raises:
+            AttemptFailed: It failed, and the row says so.
+        """
+        try:
+            self._transcribe()
+        except LeaseLost:
+            logger.warning("attempt abandoned: another worker owns the job")
+        except CancelRequested:
+            self._end("job cancelled", lifecycle.acknowledge_cancel)
+        except SteppedAside:
+            logger.info("job stepped aside for an urgent one")
+        except Draining:
+            self._end("job handed back", lifecycle.hand_back)
+        except (Occupied, CapacityError) as error:
+            self._put_off(error)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it must not cost a slot
+            self._fail(error)
+            raise AttemptFailed(_code_of(error)) from None
+
+    def _transcribe(self) -> None:
+        with (
+            self._bench.solo.turn() if self._job.isolate else nullcontext(),
+            audio.scratch_file(self._bench.settings.scratch_path) as scratch,
+        ):
+            samples, windows = self._decode(scratch)
+            audio_seconds = len(samples) / audio.SAMPLE_RATE_HZ
+            key = self._bench.key_of(self._job.engine_name, self._job.model_name)
+            self._say("preparing model")
+            self._bench.fetch(key, self._downloading)
+            self._say("loading model")
+            with self._borrow(key, scratch) as engine:
+                self._model_used = str(engine.key)
+                self._say("transcribing")
+                self._hold.start_deadline(self._bench.settings.deadline_seconds(audio_seconds))
+                resume = self._resume(windows, engine.key)
+                try:
+                    for found in engine.transcribe(samples, self._options, resume):
+                        window = storable(found)
+                        windows.append(window)
+                        self._keep(window, len(windows) - 1, audio_seconds, engine)
+                        if window.end_seconds < audio_seconds:
+                            self._make_room()
+                finally:
+                    self._note(engine)
+            self._complete(windows, audio_seconds, asked=key)
+
+    def _borrow(self, key: ModelKey, scratch: IO[bytes]) -> AbstractContextManager[Loan | SoloLoan]:
+        ladder = catalogue.fallbacks(
+            key, language=self._job.language, translate=self._job.translate
+        )
+        if self._job.isolate:
+            return self._bench.solo.borrow(key, scratch, fallbacks=ladder, cancelled=self._attend)
+        return self._bench.pool.borrow(key, fallbacks=ladder, cancelled=self._hold.check)
+
+    def _attend(self) -> None:
+        """Look after a child, which has a time of its own to show progress in."""
+        self._hold.sign()
+        self._hold.check()
+
+    def _decode(self, scratch: IO[bytes]) -> tuple[Any, list[Window]]:
+        """Give the upload's samples, and the windows of it that an earlier attempt finished.
+
+        Samples are float32, shape (n,), mono, 16 kHz, mapped from the scratch file.
+        """
+        self._say("reading audio")
+        decoded = self._bench.decode(
+            self._bench.uploads.find(self._lease.job_id),
+            scratch,
+            self._bench.decode_limits,
+            cancelled=self._not_stopped,
+            progress=lambda _: self._hold.sign(),
+        )
+        self._warnings = tuple(dict.fromkeys((*self._warnings, *decoded.warnings)))
+        windows = self._write(lambda session: self._take_up(session, decoded))
+        return audio.load_samples(scratch), windows
+
+    def _not_stopped(self) -> bool:
+        self._hold.check()
+        return False
+
+    def _take_up(self, session: Session, decoded: Decoded) -> list[Window]:
+        lifecycle.report(
+            session,
+            self._lease,
+            self._step,
+            audio_seconds=decoded.audio_seconds,
+            warnings=self._warnings,
+        )
+        query = (
+            select(TranscriptionWindow)
+            .where(TranscriptionWindow.job_id == self._lease.job_id)
+            .order_by(TranscriptionWindow.index)
+        )
+        rows = session.scalars(query).all()
+        if rows:
+            self._resumed_model = rows[-1].model_used
+            logger.info("resuming", extra={"windows": len(rows), "at": rows[-1].end_seconds})
+        return [_window(row) for row in rows]
+
+    def _resume(self, windows: list[Window], key: ModelKey) -> ResumeState | None:
+        if not windows or self._resumed_model is None:
+            return None
+        before = self._resumed_model.split("/")[1]
+        return catalogue.carry_over(windows[-1].resume, before, key.model)
+
+    @property
+    def _options(self) -> TranscribeOptions:
+        return TranscribeOptions(
+            language=self._job.language,
+            translate=self._job.translate,
+            initial_prompt=self._job.initial_prompt,
+            word_timestamps=self._job.word_timestamps,
+        )
+
+    def _downloading(self, done_bytes: int, total_bytes: int | None) -> None:
+        share = f" {100 * done_bytes // total_bytes} %" if total_bytes else ""
+        self._say(f"downloading model{share}")
+        self._hold.check()
+
+    def _keep(
+        self, window: Window, index: int, audio_seconds: float, engine: Loan | SoloLoan
+    ) -> None:
+        self._hold.check()
+        progress = min(1.0, window.end_seconds / audio_seconds)
+        self._hold.sign(progress=progress)
+        self._model_used = str(engine.key)
+        self._write(
+            lambda session: lifecycle.save_window(
+                session,
+                self._lease,
+                index,
+                window,
+                progress=progress,
+                model_used=str(engine.key),
+            )
+        )
+
+    def _make_room(self) -> None:
+        """Step aside if an urgent job waits and this process has no slot for it.
+
+        Raises:
+            SteppedAside: The job is returned already.
+        """
+        settings = self._bench.settings
+        free = self._bench.keeper.attempts < settings.celery_concurrency
+        if free or not settings.preemption or self._job.priority == URGENT:
+            return
+        if self._write(
+            lambda session: lifecycle.step_aside(
+                session, self._lease, most=settings.max_preemptions
+            )
+        ):
+            raise SteppedAside
+
+    def _note(self, engine: Loan | SoloLoan) -> None:
+        self._model_used = str(engine.key)
+        self._steps_down = [
+            {"from": str(step.from_key), "to": str(step.to_key), "reason": step.reason}
+            for step in engine.steps
+        ]
+
+    def _complete(self, windows: list[Window], audio_seconds: float, *, asked: ModelKey) -> None:
+        last = windows[-1].resume if windows else None
+        transcript = Transcript(
+            language=(last and last.language) or self._job.language or NO_LANGUAGE,
+            language_probability=last.language_probability if last else None,
+            audio_seconds=audio_seconds,
+            segments=tuple(segment for window in windows for segment in window.segments),
+        )
+        outcome = Outcome(
+            model_used=self._model_used or str(asked),
+            degraded=bool(self._steps_down) or self._resumed_model not in {None, str(asked)},
+            fallbacks=self._steps_down,
+            warnings=self._warnings,
+        )
+        self._write(lambda session: lifecycle.complete(session, self._lease, transcript, outcome))
+        logger.info(
+            "job completed",
+            extra={"audio_seconds": round(audio_seconds, 2), "model": outcome.model_used},
+        )
+
+    def _say(self, step: str) -> None:
+        self._step = step
+        self._hold.check()
+        self._hold.sign(step=step)
+
+    def _write(self, write: Callable[[Session], T]) -> T:
+        """Run one transaction; while PostgreSQL is away, keep the work and try again.
+
+        Raises:
+            DatabaseUnavailable: It was away for ``OUTAGE_SECONDS``.
+        """
+        pause, waited = FIRST_PAUSE_SECONDS, 0.0
+        while True:
+            try:
+                with get_db_session(self._bench.sessions) as session:
+                    return write(session)
+            except DatabaseUnavailable:
+                if waited >= OUTAGE_SECONDS:
+                    raise
+                logger.warning("database is away: keeping the work", extra={"pause": pause})
+            self._bench.pause(pause)
+            self._hold.sign()
+            waited += pause
+            pause = min(2 * pause, LAST_PAUSE_SECONDS)
+
+    def _end(self, message: str, verb: Callable[[Session, lifecycle.Lease], object]) -> None:
+        try:
+            self._write(lambda session: verb(session, self._lease))
+        except (LeaseLost, DatabaseUnavailable) as error:
+            logger.warning("the end was not written", extra={"why": error.code})
+        else:
+            logger.info(message)
+
+    def _put_off(self, error: ServiceError) -> None:
+        failure = Failure(code=error.code, message=error.message)
+        logger.warning("attempt put off", extra={"code": error.code}, exc_info=error.__cause__)
+        self._end(
+            "job waits",
+            lambda session, lease: lifecycle.put_off(session, lease, failure, self._bench.backoff),
+        )
+
+    def _fail(self, error: BaseException) -> None:
+        failure = Failure(
+            code=_code_of(error),
+            message=_message_of(error),
+            traceback="".join(traceback.format_exception(error)),
+            context=self._context(error),
+            fallbacks=self._steps_down,
+        )
+        try:
+            status = self._write(lambda session: self._write_failure(session, error, failure))
+        except (LeaseLost, DatabaseUnavailable) as lost:
+            logger.warning("the end was not written", extra={"why": lost.code})
+            return
+        # a fault of the input needs no traceback in the log; the error log has it anyway
+        expected = isinstance(error, ServiceError) and not error.retryable
+        logger.warning(
+            "attempt failed",
+            extra={"code": failure.code, "status": status},
+            exc_info=None if expected else error,
+        )
+        if status is JobStatus.FAILED:
+            self._bench.doorbell.ring(DEAD_LETTER, self._lease.job_id, DLQ)
+
+    def _write_failure(self, session: Session, error: BaseException, failure: Failure) -> JobStatus:
+        if isinstance(error, ProcessDied):
+            return lifecycle.crash(
+                session,
+                self._lease,
+                failure,
+                max_solo_crashes=self._bench.settings.max_solo_crashes,
+                max_crashes=self._bench.settings.max_crashes,
+                backoff=self._bench.backoff,
+            )
+        if isinstance(error, ServiceError) and not error.retryable:
+            return lifecycle.fail(session, self._lease, failure)
+        return lifecycle.retry(session, self._lease, failure, self._bench.backoff)
+
+    def _context(self, error: BaseException) -> dict[str, Any]:
+        data = error.data if isinstance(error, ServiceError) else {}
+        return {
+            "step": self._step,
+            "model": self._model_used or self._job.model_name,
+            "resident_bytes": psutil.Process().memory_info().rss,
+            **{name: value for name, value in data.items() if isinstance(value, int | float | str)},
+        }
+
+
+def _window(row: TranscriptionWindow) -> Window:
+    return Window(
+        start_seconds=row.start_seconds,
+        end_seconds=row.end_seconds,
+        segments=tuple(Segment.from_json(segment) for segment in row.segments),
+        resume=ResumeState.from_json(row.resume),
+    )
+
+
+def _code_of(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return EngineOutOfMemory.code
+    return error.code if isinstance(error, ServiceError) else ServiceError.code
+
+
+def _message_of(error: BaseException) -> str:
+    # what we did not write may hold a path or a query, and the client sees this
+    if isinstance(error, ServiceError):
+        return error.message
+    return f"The worker met an unexpected {type(error).__name__}."
