@@ -91,7 +91,11 @@ def test_the_first_key_is_taken_where_it_works(
     assert client.headers["X-API-Key"] == key
 
 
-@pytest.mark.parametrize("first", [None, auth.mint(), "no key at all, \xe9", ""])
+@pytest.mark.parametrize(
+    "first",
+    [None, auth.mint(), "no key at all, \xe9", ""],
+    ids=["none", "another", "no key", "empty"],  # a random id would tell xdist's workers apart
+)
 def test_a_key_that_was_set_is_taken_where_the_first_does_not_work(
     first: str | None, configured: Callable[..., Settings], tmp_path: Path
 ) -> None:
