@@ -24,12 +24,13 @@ from errors import (
     CapacityError,
     DatabaseUnavailable,
     Draining,
-    EngineOutOfMemory,
     LeaseLost,
     Occupied,
     ProcessDied,
     ServiceError,
     SteppedAside,
+    code_of,
+    message_of,
 )
 from jobs import lifecycle
 from jobs.leases import Hold, LeaseKeeper
@@ -141,7 +142,7 @@ class Attempt:
             self._put_off(error)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it must not cost a slot
             self._fail(error)
-            raise AttemptFailed(_code_of(error)) from None
+            raise AttemptFailed(code_of(error)) from None
 
     def _transcribe(self) -> None:
         with (
@@ -226,7 +227,7 @@ class Attempt:
     def _resume(self, windows: list[Window], key: ModelKey) -> ResumeState | None:
         if not windows or self._resumed_model is None:
             return None
-        before = self._resumed_model.split("/")[1]
+        before = ModelKey.parse(self._resumed_model).model
         return catalogue.carry_over(windows[-1].resume, before, key.model)
 
     @property
@@ -280,10 +281,7 @@ class Attempt:
 
     def _note(self, engine: Loan | SoloLoan) -> None:
         self._model_used = str(engine.key)
-        self._steps_down = [
-            {"from": str(step.from_key), "to": str(step.to_key), "reason": step.reason}
-            for step in engine.steps
-        ]
+        self._steps_down = [step.to_json() for step in engine.steps]
 
     def _complete(self, windows: list[Window], audio_seconds: float, *, asked: ModelKey) -> None:
         last = windows[-1].resume if windows else None
@@ -348,8 +346,8 @@ class Attempt:
 
     def _fail(self, error: BaseException) -> None:
         failure = Failure(
-            code=_code_of(error),
-            message=_message_of(error),
+            code=code_of(error),
+            message=message_of(error),
             traceback="".join(traceback.format_exception(error)),
             context=self._context(error),
             fallbacks=self._steps_down,
@@ -400,16 +398,3 @@ def _window(row: TranscriptionWindow) -> Window:
         segments=tuple(Segment.from_json(segment) for segment in row.segments),
         resume=ResumeState.from_json(row.resume),
     )
-
-
-def _code_of(error: BaseException) -> str:
-    if isinstance(error, MemoryError):
-        return EngineOutOfMemory.code
-    return error.code if isinstance(error, ServiceError) else ServiceError.code
-
-
-def _message_of(error: BaseException) -> str:
-    # what we did not write may hold a path or a query, and the client sees this
-    if isinstance(error, ServiceError):
-        return error.message
-    return f"The worker met an unexpected {type(error).__name__}."

@@ -42,6 +42,20 @@ class ServiceError(Exception):
         super().__init__(self.message)
 
 
+def code_of(error: BaseException) -> str:
+    """The code of any error, foreseen or not."""
+    if isinstance(error, MemoryError):
+        return EngineOutOfMemory.code
+    return error.code if isinstance(error, ServiceError) else ServiceError.code
+
+
+def message_of(error: BaseException) -> str:
+    """What a client may read of any error: what we did not write may hold a path or a query."""
+    if isinstance(error, ServiceError):
+        return error.message
+    return f"The worker met an unexpected {type(error).__name__}."
+
+
 class ClientError(ServiceError):
     """The request is wrong."""
 

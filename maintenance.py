@@ -7,12 +7,14 @@ condition.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Protocol
 
 import redis
@@ -28,7 +30,7 @@ from jobs.lifecycle import Backoff, Lane, StillLease
 from jobs.uploads import UploadStore
 from models import JobStatus, TranscriptionJob
 from speech import audio
-from speech.audio import DecodeLimits
+from speech.audio import DecodeLimits, MediaInfo
 
 logger = logging.getLogger(__name__)
 
@@ -259,10 +261,12 @@ def _held(row: Row[uuid.UUID, int, int]) -> StillLease:
 class Prober:
     """Reads the headers of uploads that wait, so that their length is known and not guessed."""
 
-    def __init__(self, sessions: Sessions, uploads: UploadStore, limits: DecodeLimits) -> None:
+    def __init__(
+        self, sessions: Sessions, uploads: UploadStore, probe: Callable[[Path], MediaInfo]
+    ) -> None:
         self._sessions = sessions
         self._uploads = uploads
-        self._limits = limits
+        self._probe = probe
 
     def run(self) -> None:
         """One round.
@@ -280,7 +284,7 @@ class Prober:
     def _length(self, job_id: uuid.UUID) -> tuple[float | None, bool]:
         """The length in seconds, if the header tells it, and whether it is only a guess."""
         try:
-            media = audio.probe(self._uploads.find(job_id), self._limits)
+            media = self._probe(self._uploads.find(job_id))
         except StorageUnavailable:
             raise
         except ServiceError:
@@ -396,9 +400,10 @@ def make_loops(
         max_memory_bytes=settings.decode_memory_mb * 2**20,
         timeout_seconds=PROBE_TIMEOUT_SECONDS,
     )
+    probe = functools.partial(audio.probe, limits=limits)
     return [
         Loop("dispatcher", dispatcher, pause_seconds=settings.dispatch_seconds),
         Loop("reaper", Reaper(sessions, settings), pause_seconds=look_seconds),
-        Loop("prober", Prober(sessions, uploads, limits), pause_seconds=PROBER_SECONDS),
+        Loop("prober", Prober(sessions, uploads, probe), pause_seconds=PROBER_SECONDS),
         Loop("janitor", janitor, pause_seconds=JANITOR_SECONDS),
     ]

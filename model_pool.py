@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from errors import EngineError, EngineOutOfMemory, ModelUnavailable, ServiceError
 from model_shelf import Health, Instance, ModelStats, PoolLimits, PoolStats, Shelf
@@ -35,6 +35,13 @@ class FallbackStep:
     from_key: ModelKey
     to_key: ModelKey
     reason: Reason
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> FallbackStep:
+        return cls(ModelKey.parse(value["from"]), ModelKey.parse(value["to"]), value["reason"])
+
+    def to_json(self) -> dict[str, Any]:
+        return {"from": str(self.from_key), "to": str(self.to_key), "reason": self.reason}
 
 
 class ModelPool:

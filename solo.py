@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol, TextIO
 
 import errors
-from errors import EngineOutOfMemory, Occupied, ProcessDied, ServiceError
+from errors import Occupied, ProcessDied, ServiceError, code_of, message_of
 from model_pool import FallbackStep, Loan
 from speech import audio
 from speech.engines import ModelKey
-from speech.transcript import ResumeState, Segment, TranscribeOptions, Window
+from speech.transcript import ResumeState, TranscribeOptions, Window
 
 if TYPE_CHECKING:
     from speech.engines import Samples
@@ -137,14 +137,11 @@ class SoloLoan:
             self._take(answer)
             if "window" not in answer:
                 return
-            yield _window(answer["window"])
+            yield Window.from_json(answer["window"])
 
     def _take(self, answer: Answer) -> None:
-        self.key = _key(answer["model"])
-        self.steps = tuple(
-            FallbackStep(_key(step["from"]), _key(step["to"]), step["reason"])
-            for step in answer["steps"]
-        )
+        self.key = ModelKey.parse(answer["model"])
+        self.steps = tuple(map(FallbackStep.from_json, answer["steps"]))
 
 
 class _Child:
@@ -241,7 +238,7 @@ def serve(borrow: Borrow, requests: TextIO, answers: TextIO) -> None:
     say = _Speaker(answers)
     heard = _listening(requests)
     say.ready()
-    ladder = [_key(name) for name in heard.get()["ladder"]]
+    ladder = [ModelKey.parse(name) for name in heard.get()["ladder"]]
     try:
         with borrow(ladder[0], fallbacks=tuple(ladder[1:])) as loan:
             say.model(loan)
@@ -250,7 +247,7 @@ def serve(borrow: Borrow, requests: TextIO, answers: TextIO) -> None:
             options = TranscribeOptions(**errand["options"])
             samples = audio.load_samples(os.fdopen(errand["samples"], "rb"))
             for window in loan.transcribe(samples, options, resume):
-                say.model(loan, window=dataclasses.asdict(window))
+                say.model(loan, window=window.to_json())
             say.model(loan, end=True)
     except BaseException as error:  # noqa: BLE001 - whatever it is, the worker should hear of it
         say.failed(error)
@@ -266,19 +263,14 @@ class _Speaker:
         self._say({"ready": True})
 
     def model(self, loan: Loan, **more: object) -> None:
-        steps = [
-            {"from": str(step.from_key), "to": str(step.to_key), "reason": step.reason}
-            for step in loan.steps
-        ]
+        steps = [step.to_json() for step in loan.steps]
         self._say({"model": str(loan.key), "steps": steps, **more})
 
     def failed(self, error: BaseException) -> None:
-        code = EngineOutOfMemory.code if isinstance(error, MemoryError) else None
-        message = f"The engine met an unexpected {type(error).__name__}."
-        if isinstance(error, ServiceError):
-            code, message = error.code, error.message
         told = "".join(traceback.format_exception(error))
-        self._say({"error": {"code": code, "message": message, "traceback": told}})
+        self._say(
+            {"error": {"code": code_of(error), "message": message_of(error), "traceback": told}}
+        )
 
     def _say(self, answer: Answer) -> None:
         print(json.dumps(answer), file=self._answers, flush=True)
@@ -306,16 +298,6 @@ def _environment() -> dict[str, str]:
 def _let_the_kernel_choose_us() -> None:
     with contextlib.suppress(OSError):  # Linux alone has it
         Path("/proc/self/oom_score_adj").write_text(FIRST_TO_GO)
-
-
-def _key(name: str) -> ModelKey:
-    return ModelKey(*name.split("/"))
-
-
-def _window(value: dict[str, Any]) -> Window:
-    segments = tuple(Segment.from_json(segment) for segment in value["segments"])
-    resume = ResumeState.from_json(value["resume"])
-    return Window(**{**value, "segments": segments, "resume": resume})
 
 
 def _as_error(told: dict[str, Any]) -> ServiceError:

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Final
 
 from sqlalchemy import select
-from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session
 
 from auth import FirstKeys
@@ -30,8 +29,6 @@ KEY_FILE: Final = "admin.key"
 #: An answer about readiness serves everybody for so long: whoever asks without a key cannot keep
 #: PostgreSQL busy.
 READY_SECONDS: Final = 1.0
-#: SQLSTATEs of a database that the migrations have not reached yet: no such table, no such column.
-NOT_MIGRATED: Final = {"42P01", "42703"}
 
 
 class Readiness:
@@ -107,13 +104,8 @@ class Services:
         Raises:
             DatabaseUnavailable: PostgreSQL is away, or not migrated yet.
         """
-        try:
-            with get_db_session(self.sessions) as session:
-                yield session
-        except ProgrammingError as error:
-            if getattr(error.orig, "pgcode", None) in NOT_MIGRATED:
-                raise DatabaseUnavailable("The database is not migrated yet.") from error
-            raise
+        with get_db_session(self.sessions) as session:
+            yield session
 
     def publish(self, job_id: uuid.UUID, lane: str) -> None:
         """Ring for a worker, after the commit. Failing is harmless: the dispatcher rings later."""

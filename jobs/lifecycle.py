@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from errors import CancelRequested, LeaseLost
 from jobs import statements
 from models import JobStatus, TranscriptionJob, TranscriptionResult
-from speech.transcript import Transcript, Window
+from speech.transcript import Transcript, Window, storable_text
 
 #: See ``step_aside``.
 PATIENCE_SECONDS: Final = 0.5
@@ -552,7 +552,7 @@ def _failure(lease: Lease, failure: Failure) -> dict[str, object]:
 def _storable(value: Any) -> Any:
     """What PostgreSQL can hold of a text or figure that somebody else's library made up."""
     if isinstance(value, str):
-        return value.replace("\0", "").encode(errors="replace").decode()
+        return storable_text(value)
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

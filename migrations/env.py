@@ -10,10 +10,9 @@ import time
 from alembic import context
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, inspect, text
-from sqlalchemy.exc import DBAPIError
 
 from config import Settings
-from database import make_engine, translated_errors
+from database import explained, make_engine, translated_errors
 from errors import DatabaseUnavailable, ServiceError, SettingsError
 from models import Base
 
@@ -77,17 +76,9 @@ def connect(engine: Engine) -> Connection:
                 raise
             if not told:
                 # whoever migrates by hand has no logs set up, and reads a line's message alone
-                logger.warning("%s Trying on for %g s.", one_line(error), patience)
+                logger.warning("%s Trying on for %g s.", explained(error), patience)
             told = True
         time.sleep(PAUSE_SECONDS)
-
-
-def one_line(error: ServiceError) -> str:
-    """Say what is wrong, with what libpq said of it; it names no password."""
-    if isinstance(cause := error.__cause__, DBAPIError):
-        said = str(cause.orig).partition("\n")[0]
-        return f"{error.message.rstrip('.')}: {said}."
-    return error.message
 
 
 def migrate_database() -> None:
@@ -121,7 +112,7 @@ def main() -> None:
             migrate_database()
     except ServiceError as error:
         # the one class that alembic's command shows as a line and not as a traceback
-        raise CommandError(one_line(error)) from error
+        raise CommandError(explained(error)) from error
 
 
 main()

@@ -85,6 +85,15 @@ class Window:
     #: Hand this to the engine to go on after this window.
     resume: ResumeState
 
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Window:
+        segments = tuple(Segment.from_json(segment) for segment in value["segments"])
+        resume = ResumeState.from_json(value["resume"])
+        return cls(**{**value, "segments": segments, "resume": resume})
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
 
 def storable(window: Window) -> Window:
     """The window without what neither PostgreSQL's text nor JSON can hold.
@@ -97,12 +106,12 @@ def storable(window: Window) -> Window:
 
 def _storable(segment: Segment) -> Segment:
     words = (
-        dataclasses.replace(w, text=_text(w.text), probability=_figure(w.probability, 0.0))
+        dataclasses.replace(w, text=storable_text(w.text), probability=_figure(w.probability, 0.0))
         for w in segment.words
     )
     return dataclasses.replace(
         segment,
-        text=_text(segment.text),
+        text=storable_text(segment.text),
         avg_logprob=_figure(segment.avg_logprob, WORST_LOGPROB),
         no_speech_prob=_figure(segment.no_speech_prob, 1.0),
         compression_ratio=_figure(segment.compression_ratio, 0.0),
@@ -110,7 +119,8 @@ def _storable(segment: Segment) -> Segment:
     )
 
 
-def _text(text: str) -> str:
+def storable_text(text: str) -> str:
+    """The text without NUL and halves of characters."""
     return text.replace("\0", "").encode(errors="replace").decode()
 
 

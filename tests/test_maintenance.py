@@ -574,7 +574,11 @@ def put(store: UploadStore, job_id: uuid.UUID, content: bytes = b"x") -> Path:
 
 @pytest.fixture
 def prober(sessions: Sessions, store: UploadStore) -> Prober:
-    return Prober(sessions, store, DecodeLimits(max_audio_seconds=60.0))
+    return Prober(sessions, store, probe)
+
+
+def probe(source: Path) -> MediaInfo:
+    return audio.probe(source, DecodeLimits(max_audio_seconds=60.0))
 
 
 def length(sessions: Sessions, job: TranscriptionJob) -> tuple[float | None, bool]:
@@ -660,25 +664,18 @@ def test_the_length_of_a_job_that_waits_no_more_is_its_workers_business(
 
 @pytest.mark.parametrize("failure", [DecoderKilled(), ServiceError("no clear answer")])
 def test_a_file_that_its_decoder_dies_of_does_not_hold_up_the_others(
-    failure: ServiceError,
-    prober: Prober,
-    make_job: MakeJob,
-    sessions: Sessions,
-    store: UploadStore,
-    monkeypatch: pytest.MonkeyPatch,
+    failure: ServiceError, make_job: MakeJob, sessions: Sessions, store: UploadStore
 ) -> None:
     bad, good = make_job(), make_job()
     put(store, bad.id, media.TEXT)
     put(store, good.id, media.wav(media.tone(2.5)))
-    probe = audio.probe
 
-    def dying(source: Path, limits: DecodeLimits) -> MediaInfo:
+    def dying(source: Path) -> MediaInfo:
         if source == store.path(bad.id):
             raise failure
-        return probe(source, limits)
+        return probe(source)
 
-    monkeypatch.setattr(audio, "probe", dying)
-    prober.run()
+    Prober(sessions, store, dying).run()
 
     assert length(sessions, good) == (2.5, False)
     assert read(sessions, bad.id).probed_at is not None

@@ -40,7 +40,10 @@ class Plan:
     finding: bool
 
 
-def by_step(last: int, mixes: dict[float, dict[float, float]]) -> tuple[tuple[int, Mix], ...]:
+Mixes = dict[float, Mix]
+
+
+def by_step(last: int, mixes: Mixes) -> tuple[tuple[int, Mix], ...]:
     """From each step on, the share of each window length in seconds, for shares of all steps."""
     return tuple((round(share * last), mix) for share, mix in mixes.items())
 
@@ -48,6 +51,7 @@ def by_step(last: int, mixes: dict[float, dict[float, float]]) -> tuple[tuple[in
 #: Small batches at the beginning of 30 seconds show sooner what words are; larger ones anywhere
 #: in 30 seconds are what the model then needs; at the end it learns to do without timestamps,
 #: which is how Whisper finds the times of words.
+FIRST: Mixes = {0.0: {3.0: 0.5, 5.0: 0.5}, 0.15: {3.0: 0.2, 5.0: 0.5, 8.0: 0.3}}
 PLANS = {
     "start": Plan(
         first=0,
@@ -59,8 +63,7 @@ PLANS = {
             by_step(
                 4200,
                 {
-                    0.0: {3.0: 0.5, 5.0: 0.5},
-                    0.15: {3.0: 0.2, 5.0: 0.5, 8.0: 0.3},
+                    **FIRST,
                     0.3: {5.0: 0.5, 8.0: 0.3, 30.0: 0.2},
                     0.6: {5.0: 0.4, 8.0: 0.2, 30.0: 0.4},
                 },
@@ -79,8 +82,7 @@ PLANS = {
             by_step(
                 4200,
                 {
-                    0.0: {3.0: 0.5, 5.0: 0.5},
-                    0.15: {3.0: 0.2, 5.0: 0.5, 8.0: 0.3},
+                    **FIRST,
                     0.3: {5.0: 0.6, 8.0: 0.3, 30.0: 0.1},
                     0.6: {5.0: 0.5, 8.0: 0.2, 30.0: 0.3},
                 },

@@ -78,6 +78,11 @@ class ModelKey:
     device: str
     compute_type: str
 
+    @classmethod
+    def parse(cls, text: str) -> ModelKey:
+        """Read what ``str`` wrote."""
+        return cls(*text.split("/"))
+
     def __str__(self) -> str:
         return f"{self.engine}/{self.model}/{self.device}/{self.compute_type}"
 
