@@ -28,12 +28,13 @@ ROWS = (
     {"database"},
     {"auth", "celery_app", "jobs", "model_pool", "model_shelf", "solo"},
     {"api", "attempts", "tasks", "maintenance"},
-    {"app", "cli", "migrations", "serve", "welcome", "worker"},  # entry points
+    {"app", "cli", "commands", "migrations", "serve", "welcome", "worker"},  # entry points
     {"bench", "compose", "training"},  # tools beside the service
 )
 #: Modules that are one thing in two files.
 UNITS = {
     "attempts": "tasks",
+    "commands": "cli",
     "config_values": "config",
     "model_shelf": "model_pool",
     "solo": "model_pool",
@@ -50,6 +51,7 @@ NEVER: Mapping[str, set[str]] = {
     "auth": {"celery_app", "config", "speech", *BROKER, *ENGINES, *HTTP},
     "celery_app": {"database", "models", "speech", *DATABASE, *ENGINES, *HTTP},
     "cli": {"api", "app", "tasks", *ENGINES, *HTTP},
+    "commands": {"api", "app", "tasks", *ENGINES, *HTTP},
     "config": {*BROKER, *ENGINES, *HTTP},
     "database": {"speech", *BROKER, *ENGINES, *HTTP},
     "jobs": {"config", "speech.engines", *BROKER, *ENGINES, *HTTP},
