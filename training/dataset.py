@@ -14,6 +14,7 @@ phrase, the attention took several times as many steps to find the words.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -122,11 +123,25 @@ def compose(
     return Clip(samples, language, words, cut)
 
 
-def log_mel(samples: torch.Tensor, headroom: torch.Tensor) -> torch.Tensor:
+@functools.cache
+def warped_filters(warp: float) -> torch.Tensor:
+    """Whisper's mel filters for a voice whose formants lie so many times as high."""
+    filters: torch.Tensor = mel_filters("cpu", 80)
+    bins = torch.arange(filters.shape[1], dtype=torch.float32)
+    # to the Nyquist frequency in two straight lines, so that nothing falls off the end
+    knee = 0.8 * (len(bins) - 1) / max(warp, 1.0)
+    above = (len(bins) - 1 - warp * knee) / (len(bins) - 1 - knee)
+    heard_at = torch.where(bins < knee, warp * bins, warp * knee + above * (bins - knee))
+    low = heard_at.floor().long().clamp(max=len(bins) - 2)
+    share = heard_at - low
+    return filters[:, low] * (1 - share) + filters[:, low + 1] * share
+
+
+def log_mel(samples: torch.Tensor, headroom: torch.Tensor, warps: list[float]) -> torch.Tensor:
     """Whisper's spectrogram of a batch; headroom is how much louder the rest of the file was."""
     window = torch.hann_window(400)
     stft = torch.stft(samples, 400, 160, window=window, return_complex=True)
-    power = mel_filters("cpu", 80) @ stft[..., :-1].abs() ** 2
+    power = torch.stack([warped_filters(warp) for warp in warps]) @ stft[..., :-1].abs() ** 2
     spectrum = torch.clamp(power, min=1e-10).log10()
     loudest = spectrum.amax(dim=(1, 2)) + headroom
     spectrum = torch.maximum(spectrum, loudest[:, None, None] - 8.0)
@@ -307,6 +322,10 @@ class Recipe:
     people_share: float = 0.4
     #: Of the windows with speech, how many are spoilt, in each of the stages above.
     spoilt_shares: tuple[float, ...] = (0.2, 0.5, 0.8, 0.8)
+    #: Least and most that a voice's formants are moved, as if its throat had another length.
+    warp: tuple[float, float] = (1.0, 1.0)
+    #: How many windows lose some bands of frequencies.
+    masked_share: float = 0.0
 
 
 class Windows(IterableDataset[dict[str, torch.Tensor]]):
@@ -371,8 +390,12 @@ class Windows(IterableDataset[dict[str, torch.Tensor]]):
             write(clip, chance, prompt=prompt, shift=shift, timed_share=timed_share)
             for clip in clips
         ]
-        mel = log_mel(torch.from_numpy(np.stack(sounds)), self._headroom(chance, size))
+        # rounded, so that there are few filters to keep
+        warps = [round(chance.uniform(*self._recipe.warp), 2) for _ in range(size)]
+        mel = log_mel(torch.from_numpy(np.stack(sounds)), self._headroom(chance, size), warps)
         for row, clip in zip(mel, clips, strict=True):
+            if chance.random() < self._recipe.masked_share:
+                mask_bands(row, chance)
             blank_end(row, clip, chance)
         return self._tensors(mel, clips, written, shift, seconds)
 
@@ -423,6 +446,15 @@ class Windows(IterableDataset[dict[str, torch.Tensor]]):
             "spans": torch.from_numpy(spans),
             "classes": torch.from_numpy(classes),
         }
+
+
+def mask_bands(mel: torch.Tensor, chance: random.Random) -> None:
+    """Take up to two bands out: no single one is to be relied on (SpecAugment)."""
+    quiet = float(mel.mean())
+    for _ in range(chance.randint(1, 2)):
+        width = chance.randint(3, 14)
+        first = chance.randrange(mel.shape[0] - width)
+        mel[first : first + width] = quiet
 
 
 def blank_end(mel: torch.Tensor, clip: Clip | None, chance: random.Random) -> None:

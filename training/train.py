@@ -4,6 +4,7 @@
     python -m training.train --recipe main
     python -m training.train --recipe finish
     python -m training.train --recipe people
+    python -m training.train --recipe throats
 
 Short windows come first, until the attention has found the words; then lengths are mixed, with
 enough 30-second ones that whole windows are read well.
@@ -120,6 +121,25 @@ PLANS = {
             stretch=(0.75, 1.3),
             people_share=0.65,
             spoilt_shares=(0.85,),
+        ),
+    ),
+    # three people are few: each is heard with throats of many lengths
+    "throats": Plan(
+        first=12_651,
+        last=17_000,
+        stop=17_000,
+        peak=1e-3,
+        finding=False,
+        recipe=Recipe(
+            ((0, {3.0: 0.1, 5.0: 0.4, 8.0: 0.3, 30.0: 0.2}),),
+            seconds_per_batch=80.0,
+            shifted_share=0.4,
+            timed_share=0.8,
+            stretch=(0.75, 1.3),
+            people_share=0.7,
+            spoilt_shares=(0.85,),
+            warp=(0.82, 1.22),
+            masked_share=0.5,
         ),
     ),
 }
