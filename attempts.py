@@ -41,7 +41,7 @@ from models import JobStatus, TranscriptionWindow
 from solo import Solo, SoloLoan
 from speech import audio
 from speech.audio import Decoded, DecodeLimits
-from speech.engines import ModelKey, catalogue
+from speech.engines import ModelKey, catalogue, fitting
 from speech.transcript import (
     ResumeState,
     Segment,
@@ -172,9 +172,7 @@ class Attempt:
             self._complete(windows, audio_seconds, asked=key)
 
     def _borrow(self, key: ModelKey, scratch: IO[bytes]) -> AbstractContextManager[Loan | SoloLoan]:
-        ladder = catalogue.fallbacks(
-            key, language=self._job.language, translate=self._job.translate
-        )
+        ladder = fitting.fallbacks(key, language=self._job.language, translate=self._job.translate)
         if self._job.isolate:
             return self._bench.solo.borrow(key, scratch, fallbacks=ladder, cancelled=self._attend)
         return self._bench.pool.borrow(key, fallbacks=ladder, cancelled=self._hold.check)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from errors import EngineError, EngineOutOfMemory, ModelUnavailable, ServiceError
 from model_shelf import Health, Instance, ModelStats, PoolLimits, PoolStats, Shelf
-from speech.engines import Engine, ModelKey, catalogue
+from speech.engines import Engine, ModelKey, catalogue, fitting
 from speech.transcript import ResumeState, TranscribeOptions, Window
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ class ModelPool:
         limits: PoolLimits,
         *,
         load: Callable[[ModelKey], Engine],
-        estimate_bytes: Callable[[ModelKey], int] = catalogue.memory_bytes,
-        fallbacks: Callable[[ModelKey], tuple[ModelKey, ...]] = catalogue.fallbacks,
+        estimate_bytes: Callable[[ModelKey], int] = fitting.memory_bytes,
+        fallbacks: Callable[[ModelKey], tuple[ModelKey, ...]] = fitting.fallbacks,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limits = limits

@@ -46,7 +46,7 @@ from model_pool import ModelPool, PoolLimits
 from solo import Solo, serve
 from speech import audio, engines
 from speech.audio import Decoded
-from speech.engines import Engine, ModelKey, ModelStore, catalogue
+from speech.engines import Engine, ModelKey, ModelStore, catalogue, fitting
 from telemetry import configure_logging
 
 logger = logging.getLogger(__name__)
@@ -262,20 +262,22 @@ def model_key(settings: Settings, engine: str, model: str) -> ModelKey:
         UnknownModel, SettingsError: There is none.
     """
     hardware = _hardware(engine)
-    device = catalogue.resolve_device(settings.whisper_device, hardware)
-    compute_type = catalogue.resolve_compute_type(
+    # a job may ask for another engine than the one that device and type were set for
+    strict = engine == settings.whisper_engine
+    device = fitting.resolve_device(settings.whisper_device, hardware, engine=engine, strict=strict)
+    compute_type = fitting.resolve_compute_type(
         settings.whisper_compute_type,
         engine=engine,
         device=device,
         hardware=hardware,
         fp16=settings.whisper_fp16,
-        strict=engine == settings.whisper_engine,
+        strict=strict,
     )
     return ModelKey(engine, catalogue.resolve(model).name, device, compute_type)
 
 
 @functools.cache
-def _hardware(engine: str) -> catalogue.Hardware:
+def _hardware(engine: str) -> fitting.Hardware:
     return engines.hardware(engine)
 
 

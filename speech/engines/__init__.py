@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from speech.engines.catalogue import FASTER_WHISPER, Hardware, ModelKey, resolve
+from speech.engines.catalogue import FASTER_WHISPER, ModelKey, resolve
 from speech.engines.downloads import Progress
+from speech.engines.fitting import Hardware
 from speech.engines.store import ModelStore, ignore
 from speech.transcript import ResumeState, TranscribeOptions, Window
 

@@ -19,8 +19,9 @@ from faster_whisper.transcribe import TranscriptionOptions, get_suppressed_token
 
 import errors
 from speech.engines import catalogue, windows
-from speech.engines.catalogue import Hardware, ModelKey, ModelSpec
+from speech.engines.catalogue import ModelKey, ModelSpec
 from speech.engines.failures import translated
+from speech.engines.fitting import Hardware, memory_bytes
 from speech.engines.spectrogram import FRAME, HOP, WINDOW_FRAMES, Array, Spectrogram
 from speech.engines.windows import Decoded, Draft
 from speech.transcript import ResumeState, TranscribeOptions, Window
@@ -75,7 +76,7 @@ class FasterWhisper:
     def __init__(self, key: ModelKey, spec: ModelSpec, model: WhisperModel) -> None:
         self.key = key
         self.spec = spec
-        self.memory_bytes = catalogue.memory_bytes(key)
+        self.memory_bytes = memory_bytes(key)
         self._model: WhisperModel | None = model
         self._extractor = FeatureExtractor(feature_size=model.model.n_mels)
 

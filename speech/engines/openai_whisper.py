@@ -24,8 +24,9 @@ from whisper.tokenizer import get_tokenizer
 
 import errors
 from speech.engines import catalogue, windows
-from speech.engines.catalogue import Hardware, ModelKey, ModelSpec
+from speech.engines.catalogue import ModelKey, ModelSpec
 from speech.engines.failures import translated
+from speech.engines.fitting import Hardware, memory_bytes
 from speech.engines.spectrogram import FRAME, HOP, WINDOW_FRAMES, Array, Spectrogram
 from speech.engines.windows import Decoded, Draft
 from speech.transcript import ResumeState, TranscribeOptions, Window
@@ -76,7 +77,7 @@ class OpenAIWhisper:
     def __init__(self, key: ModelKey, spec: ModelSpec, model: Whisper, *, threads: int) -> None:
         self.key = key
         self.spec = spec
-        self.memory_bytes = catalogue.memory_bytes(key)
+        self.memory_bytes = memory_bytes(key)
         self._model: Whisper | None = model
         self._threads = threads
 
