@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+import httpx2
 import pytest
 from sqlalchemy import func, select
 
+from local_servers import PostgresServer, ValkeyServer
 from models import ErrorLog, JobStatus, TranscriptionJob, TranscriptionResult
 from solo import LOCK_NAME
 from tests.recordings import SAMPLES, repeated, sample
@@ -22,6 +26,8 @@ from tests.stack.conftest import QUICK, Process, Stack, wait_for
 
 stack = stack_conftest.stack
 
+Server = TypeVar("Server", PostgresServer, ValkeyServer)
+Post = Callable[[], uuid.UUID]
 SHORT: Final = SAMPLES / "digits-en.wav"
 FAULTY_WORKER: Final = ("-m", "tests.chaos.faulty_worker")
 FINAL: Final = ("completed", "failed", "cancelled")
@@ -129,6 +135,62 @@ def chaos(stack: Stack, record_property: Callable[[str, object], None]) -> Itera
         yield Chaos(stack, ticks, record_property)
     finally:
         ticks.close()
+
+
+@contextmanager
+def running(server: Server) -> Iterator[Server]:
+    """Run a server of the test's own, which it may stop, freeze, kill and start again."""
+    server.start()
+    try:
+        yield server
+    finally:
+        if server.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(server.pid, signal.SIGCONT)
+        server.stop()
+
+
+@pytest.fixture
+def postgres(tmp_path: Path) -> Iterator[PostgresServer]:
+    with running(PostgresServer(tmp_path / "postgres", fast=True)) as server:
+        yield server
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[ValkeyServer]:
+    with running(ValkeyServer(tmp_path / "valkey", fast=True)) as server:
+        yield server
+
+
+@pytest.fixture
+def broken(chaos: Chaos, request: pytest.FixtureRequest) -> Iterator[Chaos]:
+    """A stack on the servers of its own that the test asks for: ``postgres``, ``valkey``."""
+    urls = {
+        variable: request.getfixturevalue(name).url
+        for name, variable in (("postgres", "database_url"), ("valkey", "redis_url"))
+        if name in request.fixturenames
+    }
+    stack = chaos.stack.at(**urls)
+    yield replace(chaos, stack=stack)
+    if stack.redis is not chaos.stack.redis:
+        stack.redis.close()
+
+
+@pytest.fixture
+def post(broken: Chaos) -> Iterator[Post]:
+    """Submit as a client does."""
+    _, url = broken.stack.web()
+    wait_for((broken.stack.folder / "admin.key").exists, "the key is there")
+    key = (broken.stack.folder / "admin.key").read_text("utf-8").strip()
+    with httpx2.Client(base_url=url, headers={"X-API-Key": key}, timeout=60) as client:
+
+        def submit() -> uuid.UUID:
+            answer = client.post("/transcribe", files={"file": ("a.wav", SHORT.read_bytes())})
+            assert answer.status_code == 202
+            broken.jobs.append(uuid.UUID(answer.json()["job_id"]))
+            return broken.jobs[-1]
+
+        yield submit
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """PostgreSQL that restarts, crashes, cuts connections and locks: work is kept, nobody is reaped."""
 
 import signal
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,23 +11,6 @@ from tests.chaos.conftest import LEASE, LONG_TEXT, REAPED, Chaos, words_of
 from tests.stack.conftest import wait_for
 
 pytestmark = [pytest.mark.chaos, pytest.mark.model]
-
-
-@pytest.fixture
-def postgres(tmp_path: Path) -> Iterator[PostgresServer]:
-    """A server of the test's own, which it may break."""
-    server = PostgresServer(tmp_path / "postgres", fast=True)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
-@pytest.fixture
-def broken(chaos: Chaos, postgres: PostgresServer) -> Chaos:
-    """A stack on that server."""
-    return replace(chaos, stack=chaos.stack.at(postgres.start()))
 
 
 @pytest.mark.fault("F2", "worker killed after the result's COMMIT, before it hears of it")
@@ -118,11 +99,13 @@ def test_processes_that_start_while_postgresql_is_away_wait_for_it(
 
 
 @pytest.mark.fault("F28", "every session of PostgreSQL is ended, again and again")
-def test_cut_connections_cost_no_attempt(broken: Chaos, long_recording: Path) -> None:
+def test_cut_connections_cost_no_attempt(
+    broken: Chaos, postgres: PostgresServer, long_recording: Path
+) -> None:
     broken.stack.maintenance()
     broken.worker()
     job_id = broken.submit(long_recording)
-    engine = create_engine(broken.stack.environment["DATABASE_URL"], poolclass=NullPool)
+    engine = create_engine(postgres.url, poolclass=NullPool)
     for count in range(1, 5):
         broken.stack.wait_for_windows(job_id, count)
         with engine.begin() as connection:
@@ -140,12 +123,14 @@ def test_cut_connections_cost_no_attempt(broken: Chaos, long_recording: Path) ->
 
 
 @pytest.mark.fault("F29", "the table of jobs is locked for longer than a lease")
-def test_a_locked_table_reaps_nobody(broken: Chaos, long_recording: Path) -> None:
+def test_a_locked_table_reaps_nobody(
+    broken: Chaos, postgres: PostgresServer, long_recording: Path
+) -> None:
     broken.stack.maintenance()
     broken.worker()
     job_id = broken.submit(long_recording)
     broken.stack.wait_for_windows(job_id, 1)
-    engine = create_engine(broken.stack.environment["DATABASE_URL"], poolclass=NullPool)
+    engine = create_engine(postgres.url, poolclass=NullPool)
     with engine.begin() as connection:
         connection.execute(text("LOCK TABLE transcription_jobs IN ACCESS EXCLUSIVE MODE"))
         before = broken.ticks.count

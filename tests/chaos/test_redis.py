@@ -3,14 +3,9 @@
 import os
 import signal
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
-import httpx2
 import pytest
-import redis
 
 from local_servers import ValkeyServer
 from tests.chaos.conftest import (
@@ -18,57 +13,14 @@ from tests.chaos.conftest import (
     LONG_TEXT,
     RECONNECT,
     REDISPATCH,
-    SHORT,
     SHORT_TEXT,
     Chaos,
+    Post,
     words_of,
 )
 from tests.stack.conftest import wait_for
 
 pytestmark = [pytest.mark.chaos, pytest.mark.model]
-
-
-@pytest.fixture
-def valkey(tmp_path: Path) -> Iterator[ValkeyServer]:
-    """A server of the test's own, which it may break."""
-    server = ValkeyServer(tmp_path / "valkey", fast=True)
-    server.start()
-    try:
-        yield server
-    finally:
-        if server.pid is not None:
-            with suppress(ProcessLookupError):
-                os.kill(server.pid, signal.SIGCONT)
-        server.stop()
-
-
-@pytest.fixture
-def broken(chaos: Chaos, valkey: ValkeyServer) -> Iterator[Chaos]:
-    """A stack on that server."""
-    url = valkey.start()
-    client = redis.Redis.from_url(url)
-    stack = replace(
-        chaos.stack, environment={**chaos.stack.environment, "REDIS_URL": url}, redis=client
-    )
-    yield replace(chaos, stack=stack)
-    client.close()
-
-
-@pytest.fixture
-def post(broken: Chaos) -> Iterator[Callable[[], uuid.UUID]]:
-    """Submit as a client does."""
-    _, url = broken.stack.web()
-    wait_for((broken.stack.folder / "admin.key").exists, "the key is there")
-    key = (broken.stack.folder / "admin.key").read_text("utf-8").strip()
-    with httpx2.Client(base_url=url, headers={"X-API-Key": key}, timeout=60) as client:
-
-        def submit() -> uuid.UUID:
-            answer = client.post("/transcribe", files={"file": ("a.wav", SHORT.read_bytes())})
-            assert answer.status_code == 202
-            broken.jobs.append(uuid.UUID(answer.json()["job_id"]))
-            return broken.jobs[-1]
-
-        yield submit
 
 
 @pytest.mark.fault("F4", "a message is taken and its worker dies before the claim")
@@ -140,7 +92,7 @@ def test_losing_everything_in_redis_loses_no_job(chaos: Chaos) -> None:
 def test_redis_away_delays_jobs_and_refuses_none(
     broken: Chaos,
     valkey: ValkeyServer,
-    post: Callable[[], uuid.UUID],
+    post: Post,
     long_recording: Path,
 ) -> None:
     broken.stack.maintenance()
@@ -166,7 +118,7 @@ def test_redis_away_delays_jobs_and_refuses_none(
 
 @pytest.mark.fault("F22", "Redis freezes (SIGSTOP) and thaws")
 def test_a_frozen_redis_delays_jobs_and_refuses_none(
-    broken: Chaos, valkey: ValkeyServer, post: Callable[[], uuid.UUID]
+    broken: Chaos, valkey: ValkeyServer, post: Post
 ) -> None:
     broken.stack.maintenance()
     broken.worker()
@@ -192,6 +144,7 @@ def test_a_worker_ends_even_if_redis_is_frozen(broken: Chaos, valkey: ValkeyServ
     assert worker.said("draining")
 
 
+@pytest.mark.usefixtures("valkey")
 @pytest.mark.fault("F23", "every connection to Redis is cut, again and again")
 def test_no_job_runs_twice_while_connections_are_cut(broken: Chaos) -> None:
     broken.stack.maintenance()
@@ -206,8 +159,9 @@ def test_no_job_runs_twice_while_connections_are_cut(broken: Chaos) -> None:
     broken.check()
 
 
+@pytest.mark.usefixtures("valkey")
 @pytest.mark.fault("F24", "Redis is full (maxmemory)")
-def test_a_full_redis_refuses_no_job(broken: Chaos, post: Callable[[], uuid.UUID]) -> None:
+def test_a_full_redis_refuses_no_job(broken: Chaos, post: Post) -> None:
     broken.stack.maintenance()
     worker = broken.worker()
     broken.stack.redis.config_set("maxmemory", 1)
@@ -221,6 +175,7 @@ def test_a_full_redis_refuses_no_job(broken: Chaos, post: Callable[[], uuid.UUID
     broken.check()
 
 
+@pytest.mark.usefixtures("valkey")
 @pytest.mark.fault("F25b", "a queue's key holds something else")
 def test_a_queue_of_another_type_is_survived(broken: Chaos) -> None:
     broken.stack.maintenance()

@@ -89,15 +89,24 @@ class Stack:
     uploads: UploadStore
     processes: list[Process] = field(default_factory=list)
 
-    def at(self, database_url: str) -> "Stack":
-        """The same, on another database, which is migrated."""
-        engine = create_engine(database_url, poolclass=NullPool)
-        migrate(database_url)
-        return replace(
-            self,
-            environment={**self.environment, "DATABASE_URL": database_url},
-            sessions=sessionmaker(engine, expire_on_commit=False),
-        )
+    def at(self, *, database_url: str | None = None, redis_url: str | None = None) -> "Stack":
+        """The same, on another database, which is migrated, or on another Redis."""
+        stack = self
+        if database_url is not None:
+            migrate(database_url)
+            engine = create_engine(database_url, poolclass=NullPool)
+            stack = replace(
+                stack,
+                environment={**stack.environment, "DATABASE_URL": database_url},
+                sessions=sessionmaker(engine, expire_on_commit=False),
+            )
+        if redis_url is not None:
+            stack = replace(
+                stack,
+                environment={**stack.environment, "REDIS_URL": redis_url},
+                redis=redis.Redis.from_url(redis_url),
+            )
+        return stack
 
     def start(self, name: str, *arguments: str, **variables: str) -> Process:
         log = self.folder / f"{len(self.processes)}-{name}.log"
