@@ -15,7 +15,17 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from api import admin, documentation, errors, health, jobs, memory, results, transcriptions
+from api import (
+    admin,
+    documentation,
+    errors,
+    health,
+    jobs,
+    memory,
+    queues,
+    results,
+    transcriptions,
+)
 from api.admin_schemas import Resolution, Retry
 from api.middleware import (
     DOCS,
@@ -26,6 +36,7 @@ from api.middleware import (
     SlashMiddleware,
 )
 from api.protocol import ProblemProtocol
+from api.queues import Pause
 from api.schemas import JobPatch
 from api.services import Services
 from api.submission import Defaults
@@ -76,10 +87,10 @@ def create_app(settings: Settings) -> FastAPI:
         openapi_url="/openapi.json" if settings.docs_enabled else None,
     )
     app.state.services = services
-    for module in (health, transcriptions, jobs, results, admin):
+    for module in (health, transcriptions, jobs, results, admin, queues):
         app.include_router(module.router)
     errors.install(app)
-    documentation.install(app, JobPatch, Retry, Resolution)
+    documentation.install(app, JobPatch, Retry, Resolution, Pause)
     _surround(app, settings)
     return app
 

@@ -287,6 +287,21 @@ class TranscriptionJob(Base):
     )
 
 
+class PausedQueue(Base):
+    """A queue whose jobs do not start until an operator resumes it. The row is the truth."""
+
+    __tablename__ = "paused_queues"
+
+    #: The lane of the jobs that it keeps back.
+    name: Mapped[str] = mapped_column(primary_key=True)
+    paused_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    #: Prefix of the API key, or ``cli``.
+    paused_by: Mapped[str | None]
+    note: Mapped[str | None]
+
+    __table_args__ = (CheckConstraint("name IN ('high', 'normal', 'retry')", name="name"),)
+
+
 class TranscriptionWindow(Base):
     """One finished window of a job: the work that a second attempt does not do again."""
 

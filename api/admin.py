@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Final
 
 import redis
@@ -33,7 +33,7 @@ from celery_app import DLQ, LANES
 from config import VERSION
 from database import pool_stats
 from errors import JobNotFailed, NotFound, UploadMissing
-from jobs import edits, lifecycle, queries
+from jobs import edits, lifecycle, queries, queues
 from jobs.queries import (
     INPUT_FAULTS,
     DeadLetter,
@@ -69,6 +69,8 @@ def health(_principal: Admin, services: ServicesDep) -> AdminHealth:
     settings = services.settings
     with services.transaction() as session:
         figures = queries.figures(session)
+        lanes = queries.lanes(session, LANES)
+        paused = queues.paused(session)
         workers = [
             WorkerState.of(view, lease_seconds=settings.lease_seconds)
             for view in queries.workers(session)
@@ -79,7 +81,7 @@ def health(_principal: Admin, services: ServicesDep) -> AdminHealth:
         status="degraded" if degraded else "healthy",
         version=VERSION,
         redis="disconnected" if depths is None else "connected",
-        queues=_queues(figures, depths),
+        queues=_queues(figures, lanes, paused, depths),
         workers=workers,
         model_pool=_together(
             worker.model_pool for worker in workers if worker.alive and worker.role == WORKER
@@ -147,7 +149,8 @@ def retry(
         shown = jobs.read(session, job_id, principal, request)
         if lane is None:
             _refuse_retry(shown)
-    background.add_task(services.publish, job_id, str(lane))
+    if not shown.queue_paused:
+        background.add_task(services.publish, job_id, str(lane))
     return shown
 
 
@@ -200,26 +203,31 @@ def _depths(client: redis.Redis) -> dict[str, int] | None:
         return None
 
 
-def _queues(figures: Figures, depths: Mapping[str, int] | None) -> Queues:
-    waiting = {state.lane: state for state in figures.lanes}
-
-    def lane(name: str) -> Lane:
-        state = waiting.get(name, LaneState(lane=name, waiting=0, oldest_seconds=None))
-        return Lane(
+def _queues(
+    figures: Figures,
+    lanes: Sequence[LaneState],
+    paused: Container[str],
+    depths: Mapping[str, int] | None,
+) -> Queues:
+    shown = {
+        state.lane: Lane(
             waiting=state.waiting,
-            messages=None if depths is None else depths[name],
+            messages=None if depths is None else depths[state.lane],
             oldest_seconds=state.oldest_seconds,
+            paused=state.lane in paused,
         )
-
+        for state in lanes
+    }
     return Queues(
         pending=figures.pending,
         processing=figures.processing,
         oldest_processing_seconds=figures.oldest_processing_seconds,
-        **{name: lane(name) for name in LANES},
+        **shown,
         dlq=Lane(
             waiting=figures.unresolved_errors,
             messages=None if depths is None else depths[DLQ],
             oldest_seconds=None,
+            paused=False,
         ),
     )
 

@@ -109,6 +109,7 @@ class Lane(Answer):
     waiting: int = Field(description="Jobs that wait, or failed and are not resolved.")
     messages: int | None = Field(description="Messages in Redis; null when it does not answer.")
     oldest_seconds: float | None = Field(description="How long the one due longest has waited.")
+    paused: bool = Field(description="True while none of its jobs may start.")
 
 
 class Queues(Answer):

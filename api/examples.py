@@ -15,6 +15,7 @@ COMPLETED_JOB: Final[dict[str, Any]] = {
     "progress": 100.0,
     "current_step": None,
     "priority": "normal",
+    "queue_paused": False,
     "engine": "openai-whisper",
     "task": "transcribe",
     "model_size": "base",

@@ -226,5 +226,5 @@ def _publish_due(services: Services, job_id: uuid.UUID) -> None:
     """Ring for a job in its new lane; the message in the old one will find it taken."""
     with services.transaction() as session:
         view = queries.find(session, job_id, owner_id=None)
-    if view is not None and view.job.status == JobStatus.PENDING:
+    if view is not None and view.job.status == JobStatus.PENDING and not view.queue_paused:
         services.publish(job_id, view.job.lane)

@@ -35,6 +35,7 @@ MESSAGES: Final = {
 CANCELLING: Final = "The job will stop at the end of the window it is at."
 RETRYING: Final = "An attempt failed; the job waits for the next one."
 WAITING: Final = "The job waits for something that is not there now."
+PAUSED: Final = "The job waits: an operator paused its queue."
 
 
 class Answer(BaseModel):
@@ -69,6 +70,9 @@ class Job(Answer):
     progress: float = Field(description="Share done, in percent.", ge=0, le=100)
     current_step: str | None = Field(description="What the running attempt is at.")
     priority: Priority
+    queue_paused: bool = Field(
+        description="True while it waits in a queue that an operator paused."
+    )
     engine: str
     task: Literal["transcribe", "translate"]
     model_size: str = Field(description="Model that was asked for.")
@@ -189,11 +193,12 @@ def _fields(view: JobView, root: str) -> dict[str, Any]:
         "id": job.id,
         "job_id": job.id,
         "status": job.status,
-        "message": _message(job),
+        "message": _message(view),
         "filename": job.client_filename or filenames.DEFAULT,
         "progress": round(job.progress * 100, 1),
         "current_step": job.current_step,
         "priority": job.priority,
+        "queue_paused": waits and view.queue_paused,
         "engine": job.engine_name,
         "task": "translate" if job.translate else "transcribe",
         "model_size": job.model_name,
@@ -232,9 +237,12 @@ def _seconds_done(job: TranscriptionJob) -> float | None:
     return round(job.progress * job.audio_seconds, 2)
 
 
-def _message(job: TranscriptionJob) -> str:
+def _message(view: JobView) -> str:
+    job = view.job
     if job.status == JobStatus.PROCESSING and job.cancel_requested_at is not None:
         return CANCELLING
+    if job.status == JobStatus.PENDING and view.queue_paused:
+        return PAUSED
     if job.status == JobStatus.PENDING and job.error_code is not None:
         return WAITING if job.error_code in codes.WAITING else RETRYING
     return MESSAGES[JobStatus(job.status)]

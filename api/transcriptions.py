@@ -16,7 +16,7 @@ from api.services import Services
 from api.submission import BYTES_PER_SECOND, Defaults
 from api.uploading import Received, Reception
 from auth import Principal
-from jobs import lifecycle
+from jobs import lifecycle, queues
 from jobs.lifecycle import NewJob
 from jobs.queries import JobView
 
@@ -64,8 +64,9 @@ async def submit(
     received = await uploading.receive(request, services.uploads, reception)
     root = request.scope.get("root_path", "")
     detail, lane = await run_in_threadpool(_add, services, principal, received, root)
-    # after the answer: whoever waits for it need not wait for Redis
-    background.add_task(services.publish, detail.id, lane)
+    if not detail.queue_paused:
+        # after the answer: whoever waits for it need not wait for Redis
+        background.add_task(services.publish, detail.id, lane)
     response.headers["Location"] = path_of(detail.id, root)
     response.headers["Retry-After"] = str(jobs.poll_seconds(detail))
     return detail
@@ -104,7 +105,8 @@ def _add(
     try:
         with services.transaction() as session:
             job = lifecycle.submit(session, _new_job(services, principal, received))
-            detail = jobs.detail(session, JobView(job=job), root, message=SUBMITTED)
+            view = JobView(job=job, queue_paused=queues.is_paused(session, job.lane))
+            detail = jobs.detail(session, view, root, message=SUBMITTED)
             return detail, job.lane
     except BaseException:
         services.uploads.delete(received.upload.job_id)

@@ -30,6 +30,7 @@ from models import (
     ErrorLog,
     JobStatus,
     Owner,
+    PausedQueue,
     TranscriptionJob,
     TranscriptionResult,
     TranscriptionWindow,
@@ -72,6 +73,8 @@ class JobView:
     language_probability: float | None = None
     word_count: int | None = None
     confidence: float | None = None
+    #: Whether jobs of its lane are kept from starting.
+    queue_paused: bool = False
     #: Only read for a single job.
     text: str | None = None
 
@@ -121,7 +124,6 @@ class Figures:
     ended_1h: int
     failed_1h: int
     unresolved_errors: int
-    lanes: Sequence[LaneState]
 
     @property
     def error_rate_1h(self) -> float:
@@ -311,10 +313,6 @@ def figures(session: Session) -> Figures:
     """Count what an operator wants to know."""
     now = session.execute(_FIGURES).one()
     hour = session.execute(_ENDED, {"input_faults": list(INPUT_FAULTS)}).one()
-    lanes = [
-        LaneState(lane=row.lane, waiting=row.waiting, oldest_seconds=row.oldest_seconds)
-        for row in session.execute(_LANES)
-    ]
     return Figures(
         pending=now.pending,
         processing=now.processing,
@@ -322,8 +320,20 @@ def figures(session: Session) -> Figures:
         ended_1h=hour.ended,
         failed_1h=hour.failed,
         unresolved_errors=count_dead_letters(session, DeadLetterFilter()),
-        lanes=lanes,
     )
+
+
+def lanes(session: Session, names: Sequence[str]) -> list[LaneState]:
+    """Tell what waits in each of these lanes, in their order."""
+    rows = {row.lane: row for row in session.execute(_LANES)}
+    return [
+        LaneState(
+            lane=name,
+            waiting=rows[name].waiting if name in rows else 0,
+            oldest_seconds=rows[name].oldest_seconds if name in rows else None,
+        )
+        for name in names
+    ]
 
 
 def workers(session: Session, *, limit: int = 500) -> list[WorkerView]:
@@ -342,6 +352,7 @@ def _views(*more: Any) -> Select[Any]:
         TranscriptionResult.language_probability,
         TranscriptionResult.word_count,
         TranscriptionResult.confidence,
+        exists().where(PausedQueue.name == TranscriptionJob.lane).label("queue_paused"),
         *more,
     ).outerjoin(TranscriptionResult, TranscriptionResult.job_id == TranscriptionJob.id)
 

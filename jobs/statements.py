@@ -13,6 +13,9 @@ from sqlalchemy.types import BigInteger, Text
 #: What every end of an attempt resets. A job that waits holds no lease.
 _NO_LEASE = "worker_name = NULL, current_step = NULL"
 
+#: Whether a lane's jobs may start. A message that is on its way starts none of a paused one either.
+_NOT_PAUSED = "NOT EXISTS (SELECT FROM paused_queues WHERE name = {lane})"
+
 #: Exponential backoff with jitter: between half of the delay and all of it, so that jobs that
 #: failed together do not come back together.
 _BACKOFF = """
@@ -20,7 +23,7 @@ _BACKOFF = """
                           * (0.5 + random() * 0.5))"""
 
 #: Take a pending job that is due: a new attempt under a new lease.
-CLAIM: Final = text("""
+CLAIM: Final = text(f"""
 UPDATE transcription_jobs
    SET status = 'processing',
        attempt = attempt + 1,
@@ -33,6 +36,7 @@ UPDATE transcription_jobs
    AND status = 'pending'
    AND not_before <= now()
    AND cancel_requested_at IS NULL
+   AND {_NOT_PAUSED.format(lane="lane")}
 RETURNING id, owner_id, attempt, max_attempts, lease_epoch, crash_count, isolate, engine_name,
           model_name, language, translate, initial_prompt, word_timestamps, priority, warnings
 """)
@@ -198,14 +202,19 @@ UPDATE transcription_jobs
 RETURNING status
 """)
 
+#: The lane that a job returns to with its attempt given back.
+_LANE_BEFORE = "CASE WHEN attempt > 1 OR crash_count > 0 THEN 'retry' ELSE priority END"
+
 #: A job makes room for one urgent job that has waited a while, and keeps its own place. The urgent
-#: one is marked, so that no more step aside than there are urgent jobs.
+#: one is marked, so that no more step aside than there are urgent jobs. Nobody does so for a job
+#: that may not start, nor into a queue that is paused: what runs, runs to its end.
 STEP_ASIDE: Final = text(f"""
 WITH urgent AS (
     SELECT id
       FROM transcription_jobs
      WHERE status = 'pending'
        AND lane = 'high'
+       AND {_NOT_PAUSED.format(lane="'high'")}
        AND not_before <= now() - make_interval(secs => :patience)
        AND (room_made_at IS NULL OR room_made_at < now() - make_interval(secs => :again))
      ORDER BY not_before, id
@@ -224,6 +233,7 @@ WITH urgent AS (
        AND lease_epoch = :epoch
        AND cancel_requested_at IS NULL
        AND preempt_count < :most
+       AND {_NOT_PAUSED.format(lane=_LANE_BEFORE)}
        AND EXISTS (SELECT FROM urgent)
     RETURNING id
 ), marked AS (
@@ -386,6 +396,7 @@ WITH waiting AS (
                    AND dispatch_due_at <= now()
                  ORDER BY not_before, id
                  LIMIT :room) AS oldest) AS next
+     WHERE {_NOT_PAUSED.format(lane=":lane")}
      ORDER BY next.turn, next.not_before, next.id
      LIMIT :room
 ), due AS (
@@ -411,6 +422,7 @@ UPDATE transcription_jobs AS job
          WHERE status = 'pending'
            AND lane = :lane
            AND not_before < now() - make_interval(secs => :too_long)
+           AND {_NOT_PAUSED.format(lane=":lane")}
          ORDER BY not_before, id
          LIMIT 1
            FOR UPDATE SKIP LOCKED) AS oldest

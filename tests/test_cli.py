@@ -16,7 +16,7 @@ from uuid_utils.compat import uuid7
 import auth
 import cli
 from config import SERVERS_FILE
-from jobs import lifecycle
+from jobs import lifecycle, queues
 from jobs.lifecycle import Failure, NewJob
 from models import Scope, TranscriptionJob
 from speech.engines.store import DEMO_CHECKPOINT
@@ -250,6 +250,32 @@ def test_a_model_that_is_not_there_is_refused(fail, make_job):
 @pytest.mark.parametrize("verb", ["show", "cancel", "redrive"])
 def test_a_job_that_is_not_there_is_refused(fail, verb):
     assert fail("jobs", verb, str(uuid.uuid4())) == (1, "error: There is no such job.\n")
+
+
+# Queues
+
+
+def test_queues_are_paused_and_resumed(run, sessions):
+    run("queues", "pause", "all", "--note", "new disk")
+    run("queues", "resume", "high")
+    listed = run("queues", "list").splitlines()
+
+    states = [line.split()[:2] for line in listed[1:]]
+    assert states == [["high", "works"], ["normal", "paused"], ["retry", "paused"]]
+    assert listed[2].endswith("cli        new disk")
+    with sessions() as session:
+        assert queues.paused(session).keys() == {"normal", "retry"}
+
+
+def test_the_list_of_queues_tells_how_long_the_oldest_waits(run, make_job):
+    make_job()
+    normal = run("queues", "list").splitlines()[2].split()
+
+    assert normal[:4] == ["normal", "works", "1", "0"]
+
+
+def test_a_queue_that_is_not_there_is_refused(fail):
+    assert fail("queues", "pause", "dlq")[0] == 2
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["keys", "--help"], ["jobs", "--help"]])

@@ -11,7 +11,7 @@ from sqlalchemy import CheckConstraint, Engine, create_engine, event, text
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from jobs import lifecycle, queries, retention, statements
+from jobs import lifecycle, queries, queues, retention, statements
 from jobs.lifecycle import Beat, Lane, Lease, StillLease
 from jobs.queries import Place
 from local_servers import PostgresServer
@@ -139,6 +139,20 @@ QUERIES: dict[str, tuple[str, Query]] = {
     "dispatch of high": ("owner_lane", dispatch("high")),
     "dispatch of normal": ("owner_lane", dispatch("normal")),
     "dispatch of retry": ("owner_lane", dispatch("retry")),
+    "claim": (
+        "pk",
+        with_job("pending", lambda s, job: lifecycle.claim(s, job.id, "w1")),
+    ),
+    "overtaking": (
+        "lane",
+        lambda session, _: lifecycle.overtake(
+            session, "normal", too_long_seconds=1, redispatch_seconds=60
+        ),
+    ),
+    "resuming of a queue": (
+        "lane|owner_lane",
+        lambda session, _: queues.resume(session, ["high"]),
+    ),
     "place in the queue": (
         "lane",
         with_job(

@@ -26,6 +26,14 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('id', name=op.f('pk_owners')),
     sa.UniqueConstraint('name', name=op.f('uq_owners_name'))
     )
+    op.create_table('paused_queues',
+    sa.Column('name', sa.Text(), nullable=False),
+    sa.Column('paused_at', postgresql.TIMESTAMP(timezone=True), server_default=sa.text('now()'), nullable=False),
+    sa.Column('paused_by', sa.Text(), nullable=True),
+    sa.Column('note', sa.Text(), nullable=True),
+    sa.CheckConstraint("name IN ('high', 'normal', 'retry')", name=op.f('ck_paused_queues_name')),
+    sa.PrimaryKeyConstraint('name', name=op.f('pk_paused_queues'))
+    )
     op.create_table('workers',
     sa.Column('name', sa.Text(), nullable=False),
     sa.Column('role', sa.Text(), nullable=False),
@@ -196,5 +204,6 @@ def downgrade() -> None:
     op.drop_index(op.f('ix_api_keys_owner_id'), table_name='api_keys')
     op.drop_table('api_keys')
     op.drop_table('workers')
+    op.drop_table('paused_queues')
     op.drop_table('owners')
     # ### end Alembic commands ###

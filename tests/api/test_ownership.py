@@ -25,6 +25,9 @@ NEEDED = {
     ("get", "/jobs/{job_id}/result"): Scope.JOBS_READ,
     ("get", "/jobs/{job_id}/audio"): Scope.JOBS_READ,
     ("get", "/admin/health"): Scope.ADMIN,
+    ("get", "/admin/queues"): Scope.ADMIN,
+    ("post", "/admin/queues/{name}/pause"): Scope.ADMIN,
+    ("post", "/admin/queues/{name}/resume"): Scope.ADMIN,
     ("get", "/admin/errors"): Scope.ADMIN,
     ("post", "/admin/errors/{job_id}/retry"): Scope.ADMIN,
     ("post", "/admin/errors/{job_id}/resolve"): Scope.ADMIN,
@@ -51,7 +54,7 @@ def call(client, operation, headers=None, job_id=None):
     body: dict[str, Any] = {"json": {}} if method == "patch" else {}
     if path == "/transcribe":
         body = {"files": {"file": ("a.mp3", b"sound")}}
-    url = path.format(job_id=job_id or uuid.uuid4())
+    url = path.format(job_id=job_id or uuid.uuid4(), name="normal")
     return client.request(method, url, headers=headers, **body)
 
 
