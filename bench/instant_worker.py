@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
-from typing import IO, Any
 
 from celery import shared_task
 from sqlalchemy import create_engine, event, text
@@ -18,58 +15,12 @@ import tasks
 import worker
 from celery_app import make_celery
 from config import Settings
-from speech.audio import Decoded
-from speech.engines import ModelKey
-from speech.transcript import ResumeState, Segment, TranscribeOptions, Window
+from rig.engines import NullEngine, null_decode
 from telemetry import configure_logging
 
-AUDIO_SECONDS = 1.0
 BARE = "bench.bare"
 #: Transactions of one job in a worker: claim; length and earlier windows; a window; the result.
 COMMITS = 4
-
-SEGMENT = Segment(
-    text=" one",
-    start_seconds=0.0,
-    end_seconds=1.0,
-    avg_logprob=-0.1,
-    no_speech_prob=0.0,
-    compression_ratio=1.0,
-    temperature=0.0,
-)
-
-
-class InstantEngine:
-    """One window, at once."""
-
-    exclusive = False
-    memory_bytes = 1
-
-    def __init__(self, key: ModelKey) -> None:
-        self.key = key
-
-    def transcribe(
-        self, samples: Any, options: TranscribeOptions, resume: ResumeState | None = None
-    ) -> Iterator[Window]:
-        state = ResumeState(next_frame=100, language="en")
-        yield Window(
-            start_seconds=0.0, end_seconds=AUDIO_SECONDS, segments=(SEGMENT,), resume=state
-        )
-
-    def close(self) -> None:
-        pass
-
-
-def instant_decode(source: Path, target: IO[bytes], *_: object, **__: object) -> Decoded:
-    target.write(bytes(int(4 * 16_000 * AUDIO_SECONDS)))
-    target.flush()
-    return Decoded(
-        audio_seconds=AUDIO_SECONDS,
-        declared_seconds=AUDIO_SECONDS,
-        warnings=(),
-        damaged_packets=0,
-        peak_memory_bytes=None,
-    )
 
 
 def main() -> None:
@@ -86,7 +37,7 @@ def main() -> None:
                     text("UPDATE bare SET n = n + 1 WHERE id = :id"), {"id": uuid.UUID(job_id)}
                 )
 
-    process = worker.ModelWorker(settings, app, load=InstantEngine, decode=instant_decode)
+    process = worker.ModelWorker(settings, app, load=NullEngine, decode=null_decode)
     statements = [0]
 
     def count(*_: object) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import httpx2
 import psutil
 
-from bench.service import service, wait_for
+from bench.service import service
 from config import PROJECT_DIR
+from rig.processes import wait_for
 
 SAMPLE = PROJECT_DIR / "samples" / "digits-en.wav"
 FIRST, LAST = 20, 200

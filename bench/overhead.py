@@ -12,12 +12,13 @@ from sqlalchemy.orm import Session, sessionmaker
 from uuid_utils.compat import uuid7
 
 from bench.instant_worker import BARE
-from bench.service import Service, service, wait_for
+from bench.service import Service, service
 from celery_app import TRANSCRIBE, make_celery, send
 from jobs import lifecycle
 from jobs.lifecycle import NewJob
 from jobs.uploads import UploadStore
 from models import Owner
+from rig.processes import wait_for
 
 JOBS = 200
 ROUNDS = 5

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import psutil
@@ -21,17 +16,7 @@ from alembic.config import Config as AlembicConfig
 
 from config import PROJECT_DIR, Settings
 from local_servers import PostgresServer, ValkeyServer
-
-PATIENCE_SECONDS = 120.0
-
-
-def wait_for(fact: Callable[[], Any], what: str) -> Any:
-    until = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < until:
-        if found := fact():
-            return found
-        time.sleep(0.02)
-    raise RuntimeError(f"never came true: {what}")
+from rig.processes import Process, free_port, wait_for
 
 
 @dataclass
@@ -42,24 +27,17 @@ class Service:
     settings: Settings
     environment: dict[str, str]
     port: int
-    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    started: list[Process] = field(default_factory=list)
 
-    def start(self, *arguments: str, **variables: str) -> psutil.Process:
-        log = self.folder / f"{len(self.started)}.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, *arguments],
-                cwd=PROJECT_DIR,
-                env={**self.environment, **variables},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+    def start(self, *arguments: str, **variables: str) -> Process:
+        process = Process.start(
+            arguments[-1],
+            *arguments,
+            log=self.folder / f"{len(self.started)}.log",
+            environment={**self.environment, **variables},
+        )
         self.started.append(process)
-        return psutil.Process(process.pid)
-
-    def said(self, index: int, words: str) -> bool:
-        return words in (self.folder / f"{index}.log").read_text("utf-8")
+        return process
 
     def web(self) -> tuple[psutil.Process, httpx2.Client]:
         process = self.start("app.py")
@@ -73,13 +51,14 @@ class Service:
 
         wait_for(ready, "web is ready")
         key = key_file.read_text("utf-8").strip()
-        return process, httpx2.Client(base_url=url, headers={"X-API-Key": key}, timeout=120)
+        return psutil.Process(process.pid), httpx2.Client(
+            base_url=url, headers={"X-API-Key": key}, timeout=120
+        )
 
     def worker(self, *arguments: str, **variables: str) -> psutil.Process:
-        index = len(self.started)
         process = self.start(*(arguments or ("worker.py",)), **variables)
-        wait_for(lambda: self.said(index, "ready"), "the worker is ready")
-        return process
+        wait_for(lambda: process.said("ready"), "the worker is ready")
+        return psutil.Process(process.pid)
 
 
 @contextlib.contextmanager
@@ -88,9 +67,7 @@ def service() -> Iterator[Service]:
         folder = Path(name)
         folder.chmod(0o711)
         postgres, valkey = PostgresServer(folder / "postgres"), ValkeyServer(folder / "valkey")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         environment = {
             **os.environ,
             "DATABASE_URL": postgres.start(),
@@ -114,6 +91,5 @@ def service() -> Iterator[Service]:
         finally:
             for process in found.started:
                 process.kill()
-                process.wait()
             valkey.stop()
             postgres.stop()

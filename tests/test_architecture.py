@@ -29,6 +29,7 @@ ROWS = (
     {"auth", "celery_app", "jobs", "model_pool", "model_shelf", "solo"},
     {"api", "attempts", "tasks", "maintenance"},
     {"app", "cli", "commands", "migrations", "serve", "welcome", "worker"},  # entry points
+    {"rig"},  # what tools and tests share
     {"bench", "compose", "training"},  # tools beside the service
 )
 #: Modules that are one thing in two files.

@@ -29,7 +29,7 @@ stack = stack_conftest.stack
 Server = TypeVar("Server", PostgresServer, ValkeyServer)
 Post = Callable[[], uuid.UUID]
 SHORT: Final = SAMPLES / "digits-en.wav"
-FAULTY_WORKER: Final = ("-m", "tests.chaos.faulty_worker")
+FAULTY_WORKER: Final = ("-m", "rig.worker")
 FINAL: Final = ("completed", "failed", "cancelled")
 
 LEASE: Final = float(QUICK["LEASE_SECONDS"])

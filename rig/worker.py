@@ -1,0 +1,126 @@
+"""The real worker, with engines that do what a job's prompt says: see ``rig.engines``.
+
+NULL_MODEL names a model whose engine does nothing, and whose jobs' uploads are not decoded. LEDGER
+names a file in which attempts and windows are noted. With DIE_AFTER set to ``claim`` or
+``complete``, the process dies when that was committed and before it hears of it.
+
+Given ``--role solo`` it is the child of such a worker, with the same engines.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, Final
+
+from sqlalchemy import event
+
+import tasks
+import worker
+from attempts import Workbench
+from celery_app import make_celery
+from config import Settings
+from database import Sessions
+from jobs.leases import LeaseKeeper
+from rig.engines import FaultyEngine, NullEngine, is_null, null_decode
+from rig.ledger import Ledger
+from speech import audio
+from speech.audio import Decoded
+from speech.engines import Engine, ModelKey
+from telemetry import configure_logging
+
+MODULE: Final = "rig.worker"
+#: What the statement says after whose commit the process dies.
+DEATHS: Final = {"claim": "SET status = 'processing'", "complete": "INTO transcription_results"}
+
+
+def die_after(name: str, sessions: Sessions) -> None:
+    met: list[bool] = []
+
+    def note(_: object, __: object, statement: str, *___: object) -> None:
+        if DEATHS[name] in statement:
+            met.append(True)
+
+    def die(_: object) -> None:
+        if met:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    event.listen(sessions.kw["bind"], "after_cursor_execute", note)
+    event.listen(sessions, "after_commit", die)
+
+
+def make_loader(settings: Settings, ledger: Ledger) -> Callable[[ModelKey], Engine]:
+    load = worker.make_loader(settings)
+    null = os.environ.get("NULL_MODEL")
+
+    def load_faulty(key: ModelKey) -> Engine:
+        engine = NullEngine(key) if key.model == null else load(key)
+        return FaultyEngine(engine, settings.state_dir, ledger)
+
+    return load_faulty
+
+
+def watched(bench: Workbench, ledger: Ledger) -> Workbench:
+    """The bench, with null jobs let through undecoded, and every attempt noted."""
+    null = os.environ.get("NULL_MODEL")
+
+    def key_of(engine: str, model: str) -> ModelKey:
+        # the real one asks the engine's library about the hardware, which takes seconds to import
+        return (
+            ModelKey(engine, model, "cpu", "float32")
+            if model == null
+            else bench.key_of(engine, model)
+        )
+
+    def fetch(key: ModelKey, progress: Callable[[int, int | None], None]) -> object:
+        return None if key.model == null else bench.fetch(key, progress)
+
+    return dataclasses.replace(
+        bench, key_of=key_of, fetch=fetch, decode=make_decode(bench.keeper, ledger)
+    )
+
+
+def make_decode(keeper: LeaseKeeper, ledger: Ledger) -> Callable[..., Decoded]:
+    def decode(source: Path, target: IO[bytes], *limits: Any, **options: Any) -> Decoded:
+        # uploads are stored under their job's id
+        job_id = uuid.UUID(source.name)
+        for hold in keeper.holds:
+            if hold.lease.job_id == job_id:
+                ledger.note("attempt", job=source.name, epoch=hold.lease.epoch)
+        if is_null(source):
+            return null_decode(source, target)
+        return audio.decode(source, target, *limits, **options)
+
+    return decode
+
+
+def main(module: str = MODULE) -> None:
+    """Run a worker, or the child of one.
+
+    Args:
+        module: What the child is started as.
+    """
+    settings = Settings.from_env(env_file=None)
+    configure_logging(settings.log_level, settings.log_format)
+    told = os.environ.get("LEDGER")
+    ledger = Ledger(Path(told) if told else None)
+    load = make_loader(settings, ledger)
+    if "solo" in sys.argv:
+        worker.run_solo(settings, load)
+        return
+    app = make_celery(settings)
+    solo = (sys.executable, "-m", module, "--role", "solo")
+    process = worker.ModelWorker(settings, app, load=load, solo=solo)
+    if "DIE_AFTER" in os.environ:
+        die_after(os.environ["DIE_AFTER"], process.sessions)
+    tasks.equip(process.sessions, watched(process.bench, ledger))
+    worker.run(app, process, settings.celery_queues, settings.celery_concurrency)
+
+
+if __name__ == "__main__":
+    main()
