@@ -21,15 +21,12 @@ from config import Settings
 from database import Sessions, get_db_session
 from errors import (
     CancelRequested,
-    CapacityError,
     DatabaseUnavailable,
     Draining,
     LeaseLost,
-    Occupied,
-    ProcessDied,
     ServiceError,
     SteppedAside,
-    code_of,
+    kind_of,
     message_of,
 )
 from jobs import lifecycle
@@ -38,6 +35,7 @@ from jobs.lifecycle import Backoff, ClaimedJob, Failure, Outcome
 from jobs.uploads import UploadStore
 from model_pool import Loan, ModelPool
 from models import JobStatus, TranscriptionWindow
+from retries import Course, Policy, policy_of
 from solo import Solo, SoloLoan
 from speech import audio
 from speech.audio import Decoded, DecodeLimits
@@ -91,9 +89,9 @@ class Workbench:
     pause: Callable[[float], object]
     decode: Callable[..., Decoded] = audio.decode
 
-    @property
-    def backoff(self) -> Backoff:
-        return Backoff(
+    def backoff(self, policy: Policy) -> Backoff:
+        return Backoff.of(
+            policy,
             base_seconds=self.settings.retry_base_seconds,
             cap_seconds=self.settings.retry_cap_seconds,
         )
@@ -138,11 +136,17 @@ class Attempt:
             logger.info("job stepped aside for an urgent one")
         except Draining:
             self._end("job handed back", lifecycle.hand_back)
-        except (Occupied, CapacityError) as error:
-            self._put_off(error)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it must not cost a slot
-            self._fail(error)
-            raise AttemptFailed(code_of(error)) from None
+            self._give_in(error)
+
+    def _give_in(self, error: BaseException) -> None:
+        kind = kind_of(error)
+        policy = policy_of(kind)
+        if policy.course is Course.WAIT:
+            self._put_off(error, policy)
+        else:
+            self._fail(error, policy)
+            raise AttemptFailed(kind.code) from None
 
     def _transcribe(self) -> None:
         with (
@@ -334,29 +338,30 @@ class Attempt:
         else:
             logger.info(message)
 
-    def _put_off(self, error: ServiceError) -> None:
-        failure = Failure(code=error.code, message=error.message)
-        logger.warning("attempt put off", extra={"code": error.code}, exc_info=error.__cause__)
+    def _put_off(self, error: BaseException, policy: Policy) -> None:
+        failure = Failure(code=kind_of(error).code, message=message_of(error))
+        logger.warning("attempt put off", extra={"code": failure.code}, exc_info=error.__cause__)
+        backoff = self._bench.backoff(policy)
         self._end(
             "job waits",
-            lambda session, lease: lifecycle.put_off(session, lease, failure, self._bench.backoff),
+            lambda session, lease: lifecycle.put_off(session, lease, failure, backoff),
         )
 
-    def _fail(self, error: BaseException) -> None:
+    def _fail(self, error: BaseException, policy: Policy) -> None:
         failure = Failure(
-            code=code_of(error),
+            code=kind_of(error).code,
             message=message_of(error),
             traceback="".join(traceback.format_exception(error)),
             context=self._context(error),
             fallbacks=self._steps_down,
         )
         try:
-            status = self._write(lambda session: self._write_failure(session, error, failure))
+            status = self._write(lambda session: self._write_failure(session, failure, policy))
         except (LeaseLost, DatabaseUnavailable) as lost:
             logger.warning("the end was not written", extra={"why": lost.code})
             return
         # a fault of the input needs no traceback in the log; the error log has it anyway
-        expected = isinstance(error, ServiceError) and not error.retryable
+        expected = policy.course is Course.GIVE_UP
         logger.warning(
             "attempt failed",
             extra={"code": failure.code, "status": status},
@@ -365,19 +370,21 @@ class Attempt:
         if status is JobStatus.FAILED:
             self._bench.doorbell.ring(DEAD_LETTER, self._lease.job_id, DLQ)
 
-    def _write_failure(self, session: Session, error: BaseException, failure: Failure) -> JobStatus:
-        if isinstance(error, ProcessDied):
+    def _write_failure(self, session: Session, failure: Failure, policy: Policy) -> JobStatus:
+        backoff = self._bench.backoff(policy)
+        if policy.course is Course.GIVE_UP:
+            return lifecycle.fail(session, self._lease, failure)
+        if policy.course is Course.ISOLATE:
+            settings = self._bench.settings
             return lifecycle.crash(
                 session,
                 self._lease,
                 failure,
-                max_solo_crashes=self._bench.settings.max_solo_crashes,
-                max_crashes=self._bench.settings.max_crashes,
-                backoff=self._bench.backoff,
+                max_solo_crashes=settings.max_solo_crashes,
+                max_crashes=settings.max_crashes,
+                backoff=backoff,
             )
-        if isinstance(error, ServiceError) and not error.retryable:
-            return lifecycle.fail(session, self._lease, failure)
-        return lifecycle.retry(session, self._lease, failure, self._bench.backoff)
+        return lifecycle.retry(session, self._lease, failure, backoff)
 
     def _context(self, error: BaseException) -> dict[str, Any]:
         data = error.data if isinstance(error, ServiceError) else {}

@@ -4,14 +4,15 @@
       ClientError                 the request is wrong
         InvalidRequest, EmptyFile, UploadTooLarge, UnknownModel, BadCursor
         NotAuthenticated, NotAllowed, NotFound
-      MediaError                  the file is wrong: permanent, never retried
+      MediaError                  the file is wrong
         NotAudio, NoAudioStream, NoAudioSamples, AudioTooLong, TooManyStreams, TooManyChannels,
         BadSampleRate, DecodeLimit, UploadMissing
-      EngineError                 the model failed: tried again
-        EngineOutOfMemory, ModelUnavailable, ModelLoadFailed, ProcessDied
+      EngineError                 the model failed
+        EngineOutOfMemory, ModelUnavailable, ModelLoadFailed, ProcessDied, Stalled
       CapacityError               try later
         DatabaseUnavailable, StorageUnavailable, DiskFull, PoolTimeout
-      DecoderKilled               the decoder was ended from outside: tried again
+      DecoderKilled               the decoder was ended from outside
+      WorkerLost                  the worker was
       ConflictError               the job's state does not allow it
         JobFinished, JobNotFinished, JobWithoutResult, JobNotFailed
       LeaseLost                   this worker no longer owns the job
@@ -20,8 +21,8 @@
       SettingsError               the configuration is wrong
       LocalServerFailed           our own PostgreSQL or Valkey does not run
 
-``code`` is stable: it is stored in the job's row and sent to clients. ``retryable`` decides
-whether another attempt may help. The docstring of a class is its default message.
+``code`` is stable: it is stored in the job's row and sent to clients. The docstring of a class is
+its default message. What a failed attempt leads to is in ``retries``, by class.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ class ServiceError(Exception):
     """The service failed."""
 
     code: ClassVar[str] = "internal_error"
-    retryable: ClassVar[bool] = True
 
     def __init__(self, message: str | None = None, /, **data: Any) -> None:
         self.message = message or (type(self).__doc__ or "").strip().splitlines()[0]
@@ -42,11 +42,11 @@ class ServiceError(Exception):
         super().__init__(self.message)
 
 
-def code_of(error: BaseException) -> str:
-    """The code of any error, foreseen or not."""
+def kind_of(error: BaseException) -> type[ServiceError]:
+    """The class of ours that any error counts as, foreseen or not."""
     if isinstance(error, MemoryError):
-        return EngineOutOfMemory.code
-    return error.code if isinstance(error, ServiceError) else ServiceError.code
+        return EngineOutOfMemory
+    return type(error) if isinstance(error, ServiceError) else ServiceError
 
 
 def message_of(error: BaseException) -> str:
@@ -60,7 +60,6 @@ class ClientError(ServiceError):
     """The request is wrong."""
 
     code = "bad_request"
-    retryable = False
 
 
 class InvalidRequest(ClientError):
@@ -115,7 +114,6 @@ class MediaError(ServiceError):
     """The uploaded file cannot be transcribed."""
 
     code = "media_error"
-    retryable = False
 
 
 class NotAudio(MediaError):
@@ -188,7 +186,6 @@ class ModelUnavailable(EngineError):
     """The model's files are not here and could not be downloaded."""
 
     code = "model_unavailable"
-    retryable = False
 
 
 class ModelLoadFailed(EngineError):
@@ -201,6 +198,12 @@ class ProcessDied(EngineError):
     """The job's own process died while it transcribed."""
 
     code = "process_died"
+
+
+class Stalled(EngineError):
+    """The attempt showed no progress."""
+
+    code = "stalled"
 
 
 class CapacityError(ServiceError):
@@ -239,11 +242,16 @@ class DecoderKilled(ServiceError):
     code = "decoder_killed"
 
 
+class WorkerLost(ServiceError):
+    """The worker died or was cut off while it had this job."""
+
+    code = "worker_lost"
+
+
 class ConflictError(ServiceError):
     """The state of the job does not allow that."""
 
     code = "conflict"
-    retryable = False
 
 
 class JobFinished(ConflictError):
@@ -316,11 +324,9 @@ class SettingsError(ServiceError):
     """The configuration is wrong."""
 
     code = "bad_settings"
-    retryable = False
 
 
 class LocalServerFailed(ServiceError):
     """A database server of our own does not run."""
 
     code = "local_server_failed"
-    retryable = False

@@ -24,11 +24,12 @@ from sqlalchemy import Row, func, select
 from celery_app import DEAD_LETTER, DLQ, LANES, TRANSCRIBE, WINDOW_KEY
 from config import Settings
 from database import Sessions, get_db_session
-from errors import ServiceError, StorageUnavailable
+from errors import ServiceError, StorageUnavailable, WorkerLost
 from jobs import lifecycle, retention, workers
 from jobs.lifecycle import Backoff, Lane, StillLease
 from jobs.uploads import UploadStore
 from models import JobStatus, TranscriptionJob
+from retries import policy_of
 from speech import audio
 from speech.audio import DecodeLimits, MediaInfo
 
@@ -224,8 +225,10 @@ class Reaper:
         self._sessions = sessions
         self._stillness = Stillness(lease_seconds=settings.lease_seconds, clock=clock)
         self._max_crashes = settings.max_crashes
-        self._backoff = Backoff(
-            base_seconds=settings.retry_base_seconds, cap_seconds=settings.retry_cap_seconds
+        self._backoff = Backoff.of(
+            policy_of(WorkerLost),
+            base_seconds=settings.retry_base_seconds,
+            cap_seconds=settings.retry_cap_seconds,
         )
 
     def run(self) -> None:

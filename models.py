@@ -182,6 +182,8 @@ class TranscriptionJob(Base):
     solo_crash_count: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
     #: Times a stopping worker handed it back.
     interrupt_count: Mapped[int] = mapped_column(server_default=text("0"))
+    #: Times it was put off since it last got on: what it needed was not there.
+    put_off_count: Mapped[int] = mapped_column(server_default=text("0"))
     #: How often it stepped aside for an urgent job.
     preempt_count: Mapped[int] = mapped_column(server_default=text("0"))
     #: When another job last stepped aside for this one; None before.

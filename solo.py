@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol, TextIO
 
 import errors
-from errors import Occupied, ProcessDied, ServiceError, code_of, message_of
+from errors import Occupied, ProcessDied, ServiceError, kind_of, message_of
 from model_pool import FallbackStep, Loan
 from speech import audio
 from speech.engines import ModelKey
@@ -267,10 +267,12 @@ class _Speaker:
         self._say({"model": str(loan.key), "steps": steps, **more})
 
     def failed(self, error: BaseException) -> None:
-        told = "".join(traceback.format_exception(error))
-        self._say(
-            {"error": {"code": code_of(error), "message": message_of(error), "traceback": told}}
-        )
+        told = {
+            "code": kind_of(error).code,
+            "message": message_of(error),
+            "traceback": "".join(traceback.format_exception(error)),
+        }
+        self._say({"error": told})
 
     def _say(self, answer: Answer) -> None:
         print(json.dumps(answer), file=self._answers, flush=True)

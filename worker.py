@@ -35,7 +35,7 @@ from attempts import Workbench
 from celery_app import DLQ, Doorbell, make_celery, make_redis, send
 from config import PROJECT_DIR, Settings
 from database import Sessions, get_db_session, make_engine, make_sessions
-from errors import LeaseLost, ModelUnavailable, ServiceError, SettingsError, UnknownModel
+from errors import LeaseLost, ModelUnavailable, ServiceError, SettingsError, Stalled, UnknownModel
 from jobs import lifecycle, workers
 from jobs.leases import Hold, LeaseKeeper
 from jobs.lifecycle import Failure, Lease
@@ -43,6 +43,7 @@ from jobs.uploads import UploadStore
 from jobs.workers import WorkerState
 from maintenance import make_loops
 from model_pool import ModelPool, PoolLimits
+from retries import policy_of
 from solo import Solo, serve
 from speech import audio, engines
 from speech.audio import Decoded
@@ -58,7 +59,6 @@ EXIT_SECONDS: Final = 10.0
 POLL_SECONDS: Final = 0.2
 #: Exit status of a worker that gave up on a thread; whoever supervises it starts a new one.
 EXIT_STALLED: Final = 70
-STALLED: Final = "stalled"
 #: Share of the memory that there is that models may take, unless MODEL_POOL_MEMORY_MB says.
 MEMORY_SHARE: Final = 0.75
 MAINTENANCE_HEARTBEAT_SECONDS: Final = 10.0
@@ -144,7 +144,7 @@ class ModelWorker:
         """A thread shows no sign of life and cannot be stopped: give it up and start afresh."""
         seconds = self.settings.stall_seconds
         failure = Failure(
-            code=STALLED, message=f"The attempt showed no progress for {seconds:g} seconds."
+            code=Stalled.code, message=f"The attempt showed no progress for {seconds:g} seconds."
         )
         self._give_up(
             hold,
@@ -153,7 +153,7 @@ class ModelWorker:
                 failure=failure,
                 max_solo_crashes=self.settings.max_solo_crashes,
                 max_crashes=self.settings.max_crashes,
-                backoff=self.bench.backoff,
+                backoff=self.bench.backoff(policy_of(Stalled)),
             ),
         )
         self.drain(exit_status=EXIT_STALLED)

@@ -13,6 +13,7 @@ import errors
 from api.errors import HTTP_CODES, status_of
 from api.submission import DEMO_WARNING
 from errors import ServiceError
+from retries import Course, policy_of
 
 
 def _below(*families: type[ServiceError]) -> set[type[ServiceError]]:
@@ -29,17 +30,22 @@ def listed(codes: Iterable[str]) -> str:
 
 #: Raised where jobs are done, and by no request.
 _ONLY_IN_WORKERS: Final = {errors.CapacityError, errors.PoolTimeout}
-_WAITED_FOR: Final = {*_below(errors.CapacityError), errors.Occupied}
 _IN_ATTEMPTS: Final[set[type[ServiceError]]] = {
-    *_below(errors.MediaError, errors.EngineError),
-    *_WAITED_FOR,
+    *_below(errors.MediaError, errors.EngineError, errors.CapacityError),
     errors.DeadlineExceeded,
     errors.DecoderKilled,
     errors.InvalidRequest,
+    errors.Occupied,
     errors.ServiceError,
     errors.SettingsError,
     errors.UnknownModel,
+    errors.WorkerLost,
 }
+
+
+def _leading_to(course: Course) -> frozenset[str]:
+    return _codes(cls for cls in _IN_ATTEMPTS if policy_of(cls).course is course)
+
 
 #: ``code`` of a problem: what a request is refused with.
 PROBLEMS: Final = frozenset({ServiceError.code, *HTTP_CODES.values()}) | _codes(
@@ -48,14 +54,10 @@ PROBLEMS: Final = frozenset({ServiceError.code, *HTTP_CODES.values()}) | _codes(
     if status_of(cls) != HTTPStatus.INTERNAL_SERVER_ERROR
 )
 #: ``error_code`` of a job: why its last attempt failed, or what it waits for.
-ATTEMPTS: Final = _codes(_IN_ATTEMPTS) | {"worker_lost"}
+ATTEMPTS: Final = _codes(_IN_ATTEMPTS)
 #: Those of them that are no failure: the job waits until it is over, and uses up no attempt.
-WAITING: Final = _codes(_WAITED_FOR)
+WAITING: Final = _leading_to(Course.WAIT)
 #: ``failure_reason`` of a job: why it was given up.
-REASONS: Final = _codes(cls for cls in _IN_ATTEMPTS if not cls.retryable) | {
-    "attempts_exhausted",
-    "deadline",
-    "poison",
-}
+REASONS: Final = _leading_to(Course.GIVE_UP) | {"attempts_exhausted", "deadline", "poison"}
 #: What a job warns of.
 WARNINGS: Final = frozenset({DEMO_WARNING, "truncated_input"})

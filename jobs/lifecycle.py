@@ -15,9 +15,10 @@ from typing import Any, Final, Literal
 from sqlalchemy import Row, TextClause, insert
 from sqlalchemy.orm import Session
 
-from errors import CancelRequested, LeaseLost
+from errors import CancelRequested, LeaseLost, WorkerLost
 from jobs import statements
 from models import JobStatus, TranscriptionJob, TranscriptionResult
+from retries import Policy
 from speech.transcript import Transcript, Window, storable_text
 
 #: See ``step_aside``.
@@ -114,10 +115,21 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backoff:
-    """Pause before attempt n + 1: base * 2^(n - 1), at most cap; half of it is jitter."""
+    """Pause after the nth time: anything up to base * 2^(n - 1), and never more than cap.
+
+    Source: "full jitter" in AWS's "Exponential Backoff And Jitter": jobs that failed together come
+    back spread over all of the pause, so that what they need is not overrun again.
+    """
 
     base_seconds: float
     cap_seconds: float
+
+    @classmethod
+    def of(cls, policy: Policy, *, base_seconds: float, cap_seconds: float) -> Backoff:
+        """Scale a policy's pauses by the settings."""
+        return cls(
+            base_seconds=policy.pause * base_seconds, cap_seconds=policy.longest * cap_seconds
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -418,6 +430,8 @@ def reap(
             "epochs": [lease.epoch for lease in leases],
             "heartbeats": [lease.heartbeat for lease in leases],
             "max_crashes": max_crashes,
+            "code": WorkerLost.code,
+            "message": WorkerLost().message,
             "base": backoff.base_seconds,
             "cap": backoff.cap_seconds,
         },

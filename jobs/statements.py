@@ -16,11 +16,9 @@ _NO_LEASE = "worker_name = NULL, current_step = NULL"
 #: Whether a lane's jobs may start. A message that is on its way starts none of a paused one either.
 _NOT_PAUSED = "NOT EXISTS (SELECT FROM paused_queues WHERE name = {lane})"
 
-#: Exponential backoff with jitter: between half of the delay and all of it, so that jobs that
-#: failed together do not come back together.
+#: Exponential backoff with full jitter: see ``jobs.lifecycle.Backoff``.
 _BACKOFF = """
-    make_interval(secs => LEAST(:cap, :base * power(2, LEAST({exponent}, 30)))
-                          * (0.5 + random() * 0.5))"""
+    make_interval(secs => LEAST(:cap, :base * power(2, LEAST({exponent}, 30))) * random())"""
 
 #: Take a pending job that is due: a new attempt under a new lease.
 CLAIM: Final = text(f"""
@@ -78,6 +76,7 @@ WITH fenced AS (
     UPDATE transcription_jobs
        SET progress = GREATEST(progress, :progress),
            current_step = 'transcribing',
+           put_off_count = 0,
            heartbeat_seq = heartbeat_seq + 1
      WHERE id = :job_id
        AND status = 'processing'
@@ -154,6 +153,7 @@ WITH ended AS (
            not_before = now() + delay.pause,
            dispatch_due_at = now() + delay.pause,
            dispatch_count = 0,
+           put_off_count = 0,
            error_code = :code,
            error_message = :message,
            fallbacks = fallbacks || :fallbacks,
@@ -251,15 +251,16 @@ UPDATE transcription_jobs
    SET status = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled' ELSE 'pending' END,
        completed_at = CASE WHEN cancel_requested_at IS NOT NULL THEN now() END,
        attempt = GREATEST(attempt - 1, 0),
-       interrupt_count = interrupt_count + 1,
+       put_off_count = put_off_count + 1,
        not_before = now() + delay.pause,
        dispatch_due_at = now() + delay.pause,
        dispatch_count = 0,
        error_code = :code,
        error_message = :message,
        {_NO_LEASE}
-  FROM (SELECT interrupt_count AS before FROM transcription_jobs WHERE id = :job_id) AS interrupted,
-       LATERAL (SELECT {_BACKOFF.format(exponent="interrupted.before")} AS pause) AS delay
+  FROM (SELECT {_BACKOFF.format(exponent="put_off_count")} AS pause
+          FROM transcription_jobs
+         WHERE id = :job_id) AS delay
  WHERE id = :job_id
    AND status = 'processing'
    AND lease_epoch = :epoch
@@ -282,15 +283,15 @@ WITH ended AS (
            solo_crash_count = solo_crash_count + isolate::int,
            isolate = true,
            attempt = GREATEST(attempt - 1, 0),
-           not_before = now() + delay.pause,
-           dispatch_due_at = now() + delay.pause,
+           not_before = now() + verdict.pause,
+           dispatch_due_at = now() + verdict.pause,
            dispatch_count = 0,
            error_code = :code,
            error_message = :message,
            {_NO_LEASE}
-      FROM (SELECT {_BACKOFF.format(exponent="0")} AS pause) AS delay,
-           (SELECT (isolate AND solo_crash_count + 1 >= :max_solo_crashes)
-                   OR (NOT isolate AND crash_count + 1 >= :max_crashes) AS poison
+      FROM (SELECT (isolate AND solo_crash_count + 1 >= :max_solo_crashes)
+                   OR (NOT isolate AND crash_count + 1 >= :max_crashes) AS poison,
+                   {_BACKOFF.format(exponent="crash_count + solo_crash_count")} AS pause
               FROM transcription_jobs
              WHERE id = :job_id) AS verdict
      WHERE id = :job_id
@@ -329,7 +330,7 @@ RETURNING status
 #: End leases whose heartbeat stood still. Whoever beat in the meantime is left alone.
 REAP: Final = text(f"""
 WITH still AS (
-    SELECT job.id, job.worker_name
+    SELECT job.id, job.worker_name, job.crash_count + job.solo_crash_count AS crashes
       FROM transcription_jobs AS job
       JOIN unnest(:ids, :epochs, :heartbeats) AS seen (id, epoch, heartbeat)
         ON job.id = seen.id AND job.lease_epoch = seen.epoch AND job.heartbeat_seq = seen.heartbeat
@@ -350,20 +351,19 @@ WITH still AS (
            not_before = now() + delay.pause,
            dispatch_due_at = now() + delay.pause,
            dispatch_count = 0,
-           error_code = 'worker_lost',
-           error_message = 'The worker died or was cut off while it had this job.',
+           error_code = :code,
+           error_message = :message,
            worker_name = NULL,
            current_step = NULL
       FROM still,
            LATERAL (SELECT still.id AS for_id,
-                           {_BACKOFF.format(exponent="0")} AS pause) AS delay
+                           {_BACKOFF.format(exponent="still.crashes")} AS pause) AS delay
      WHERE job.id = still.id
     RETURNING job.id, job.lease_epoch, job.status, job.attempt, still.worker_name
 ), logged AS (
     INSERT INTO error_logs
            (job_id, attempt, lease_epoch, worker_name, error_code, error_message)
-    SELECT id, attempt + 1, lease_epoch, worker_name, 'worker_lost',
-           'The worker died or was cut off while it had this job.'
+    SELECT id, attempt + 1, lease_epoch, worker_name, :code, :message
       FROM ended
 )
 SELECT id, status, worker_name FROM ended
@@ -478,6 +478,7 @@ WITH chosen AS (
            dead_letter_noted_at = NULL,
            crash_count = 0,
            solo_crash_count = 0,
+           put_off_count = 0,
            attempt = 0,
            max_attempts = :max_attempts,
            not_before = now(),

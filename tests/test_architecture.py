@@ -22,7 +22,7 @@ PROJECT_DIR = Path(__file__).resolve().parent.parent
 
 ROWS = (
     {"errors"},
-    {"config", "config_values", "machine", "telemetry"},
+    {"config", "config_values", "machine", "retries", "telemetry"},
     {"speech", "local_servers"},
     {"models"},
     {"database"},

@@ -9,17 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 import errors
-from errors import (
-    CapacityError,
-    ClientError,
-    ConflictError,
-    EngineError,
-    Interrupted,
-    MediaError,
-    ModelUnavailable,
-    ServiceError,
-    UploadTooLarge,
-)
+from errors import EngineOutOfMemory, ModelUnavailable, ServiceError, UploadTooLarge, kind_of
 
 CLASSES = [
     found
@@ -120,17 +110,14 @@ def test_an_error_survives_the_way_to_another_process() -> None:
     )
 
 
-@pytest.mark.parametrize("family", [ClientError, MediaError, ConflictError, ModelUnavailable])
-def test_what_another_attempt_cannot_mend_is_not_retried(family: type[ServiceError]) -> None:
-    assert not any(found.retryable for found in CLASSES if issubclass(found, family))
-
-
-@pytest.mark.parametrize("family", [CapacityError, Interrupted])
-def test_what_passes_is_retried(family: type[ServiceError]) -> None:
-    assert all(found.retryable for found in CLASSES if issubclass(found, family))
-
-
-def test_an_engine_that_failed_may_do_better_next_time() -> None:
-    lasting = {found for found in CLASSES if issubclass(found, EngineError) and not found.retryable}
-
-    assert lasting == {ModelUnavailable}
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (UploadTooLarge(max_bytes=5), UploadTooLarge),
+        (MemoryError(), EngineOutOfMemory),
+        (RuntimeError("what nobody foresaw"), ServiceError),
+        (SystemExit(3), ServiceError),
+    ],
+)
+def test_every_error_counts_as_one_of_ours(error: BaseException, kind: type[ServiceError]) -> None:
+    assert kind_of(error) is kind

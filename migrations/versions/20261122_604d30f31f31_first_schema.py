@@ -97,6 +97,7 @@ def upgrade() -> None:
     sa.Column('crash_count', sa.SmallInteger(), server_default=sa.text('0'), nullable=False),
     sa.Column('solo_crash_count', sa.SmallInteger(), server_default=sa.text('0'), nullable=False),
     sa.Column('interrupt_count', sa.Integer(), server_default=sa.text('0'), nullable=False),
+    sa.Column('put_off_count', sa.Integer(), server_default=sa.text('0'), nullable=False),
     sa.Column('preempt_count', sa.Integer(), server_default=sa.text('0'), nullable=False),
     sa.Column('room_made_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
     sa.Column('isolate', sa.Boolean(), server_default=sa.text('false'), nullable=False),

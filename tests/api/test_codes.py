@@ -10,6 +10,7 @@ import errors
 from api import codes
 from api.errors import HTTP_CODES, status_of
 from errors import ServiceError
+from retries import Course, policy_of
 from tests.api.test_documentation import DOCUMENT
 from tests.api.test_errors import subclasses
 from tests.recordings import PROJECT_DIR
@@ -30,8 +31,7 @@ def table(heading: str) -> dict[str, list[str]]:
 
 
 REFUSALS = table("code | status")
-FAILURES = table("code | ends the job")
-WAITING = table("code | means | do")
+FAULTS = table("code | then")
 REASONS = table("reason")
 INSIDE = table("code in the log")
 
@@ -48,20 +48,27 @@ def test_a_refusal_is_told_with_its_status(code: str) -> None:
 
 
 def test_every_fault_of_a_job_is_told() -> None:
-    assert set(FAILURES) | set(WAITING) == codes.ATTEMPTS
+    assert set(FAULTS) == codes.ATTEMPTS
 
 
-def test_what_a_job_waits_for_is_told_apart() -> None:
-    assert set(WAITING) == codes.WAITING
+@pytest.mark.parametrize("code", sorted(codes.ATTEMPTS))
+def test_a_fault_is_told_with_what_follows(code: str) -> None:
+    policy = policy_of(CLASSES[code])
+    longest = "" if policy.longest == 1 else f", at most {policy.longest:g}"
+    pause = "" if policy.course is Course.GIVE_UP else f"{policy.pause:g}{longest}"
+
+    assert FAULTS[code][:2] == [str(policy.course), pause]
 
 
-@pytest.mark.parametrize("code", sorted(codes.ATTEMPTS - codes.WAITING - {"worker_lost"}))
-def test_a_fault_is_told_with_whether_it_ends_the_job(code: str) -> None:
-    assert FAILURES[code][0] == ("no" if CLASSES[code].retryable else "yes")
+def test_every_course_is_told() -> None:
+    rows = PAGE.split("| then | another attempt |", 1)[1].split("\n\n", 1)[0]
+    told = re.findall(r"^\| ([a-z ]+) \|", rows, re.MULTILINE)
+
+    assert told == [str(course) for course in Course]
 
 
 def test_every_reason_is_told() -> None:
-    ending = {code for code, cells in FAILURES.items() if cells[0] == "yes"}
+    ending = {code for code, cells in FAULTS.items() if cells[0] == str(Course.GIVE_UP)}
 
     assert ending | set(REASONS) == codes.REASONS
 
@@ -71,21 +78,18 @@ def test_every_warning_is_told() -> None:
 
 
 def test_no_class_of_error_is_left_out() -> None:
-    assert codes.PROBLEMS | codes.ATTEMPTS | set(INSIDE) == {*CLASSES, *STATUSES, "worker_lost"}
+    assert codes.PROBLEMS | codes.ATTEMPTS | set(INSIDE) == {*CLASSES, *STATUSES}
 
 
 def test_what_is_called_inside_is_met_by_nobody() -> None:
     assert not set(INSIDE) & (codes.PROBLEMS | codes.ATTEMPTS | codes.REASONS)
 
 
-def test_the_codes_that_statements_write_are_known() -> None:
+def test_the_reasons_that_statements_write_are_known() -> None:
     source = (PROJECT_DIR / "jobs/statements.py").read_text("utf-8")
-    written = re.findall(r"error_code = '(\w+)'", source)
     reasons = re.findall(r"failure_reason = CASE [^;]*?THEN '(\w+)' END", source)
 
-    assert written
     assert reasons
-    assert {*written} <= codes.ATTEMPTS
     assert {*reasons} <= codes.REASONS
 
 

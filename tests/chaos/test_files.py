@@ -31,7 +31,7 @@ def test_a_disk_that_is_away_costs_no_attempt(chaos: Chaos) -> None:
     store.rename(away)
     store.mkdir()
     chaos.worker()
-    wait_for(lambda: chaos.stack.job(job_id).interrupt_count >= 3, "it is put off")
+    wait_for(lambda: chaos.stack.job(job_id).put_off_count >= 3, "it is put off")
     waiting = chaos.stack.job(job_id)
     store.rmdir()
     away.rename(store)
@@ -53,7 +53,7 @@ def test_a_scratch_folder_that_cannot_be_used_costs_no_attempt(
     chaos.stack.maintenance()
     chaos.worker(SCRATCH_DIR=str(blocked))
     job_id = chaos.submit(max_attempts=1)
-    wait_for(lambda: chaos.stack.job(job_id).interrupt_count >= 2, "it is put off")
+    wait_for(lambda: chaos.stack.job(job_id).put_off_count >= 2, "it is put off")
     blocked.unlink()
     done = chaos.end_of(job_id)
 

@@ -25,6 +25,7 @@ from models import (
     TranscriptionResult,
     TranscriptionWindow,
 )
+from retries import Course, Policy
 from speech.transcript import ResumeState, Segment
 from tests.jobs.conftest import (
     FAILURE,
@@ -246,7 +247,32 @@ def test_a_failed_attempt_waits_longer_each_time(make_job: MakeJob, sessions: Se
             session.execute(text("UPDATE transcription_jobs SET not_before = now()"))
 
     for pause, full in zip(pauses, (100, 200, 300, 300), strict=True):
-        assert full / 2 <= pause <= full
+        assert 0 <= pause <= full
+
+
+def test_what_failed_together_comes_back_spread_over_all_of_the_pause(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    backoff = Backoff(base_seconds=100.0, cap_seconds=1000.0)
+    leases = [lease_of(make_job("processing")) for _ in range(100)]
+    with sessions.begin() as session:
+        for lease in leases:
+            lifecycle.retry(session, lease, FAILURE, backoff)
+        pauses = session.scalars(
+            text("SELECT extract(epoch FROM not_before - now())::float FROM transcription_jobs")
+        ).all()
+
+    # of a hundred, all in the same four fifths: once in five billion times
+    assert 0 <= min(pauses) < 20
+    assert 80 < max(pauses) <= 100
+
+
+def test_a_pause_is_scaled_by_the_policy_of_the_error() -> None:
+    policy = Policy(Course.RETRY, pause=6, longest=0.5)
+
+    assert Backoff.of(policy, base_seconds=10.0, cap_seconds=600.0) == Backoff(
+        base_seconds=60.0, cap_seconds=300.0
+    )
 
 
 def test_a_job_waiting_for_its_next_attempt_is_not_claimed_early(
@@ -446,9 +472,23 @@ def test_a_job_that_is_put_off_waits_longer_each_time_and_loses_no_attempt(
             )
 
     after = read(sessions, job.id)
-    assert (after.attempt, after.interrupt_count, after.error_code) == (0, 4, FAILURE.code)
+    assert (after.attempt, after.put_off_count, after.error_code) == (0, 4, FAILURE.code)
     for count, pause in enumerate(pauses):
-        assert 5 * 2**count <= pause <= 10 * 2**count
+        assert 0 <= pause <= 10 * 2**count
+
+
+def test_a_job_that_got_on_is_put_off_for_a_short_while_again(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    job = make_job("processing")
+    with sessions.begin() as session:
+        put_off(session, job)
+    make_due(sessions, job.id)
+    lease = claim(sessions, job.id).lease
+    with sessions.begin() as session:
+        lifecycle.save_window(session, lease, 0, WINDOW, progress=0.5, model_used="m")
+
+    assert read(sessions, job.id).put_off_count == 0
 
 
 def make_due(sessions: Sessions, job_id: uuid.UUID) -> None:

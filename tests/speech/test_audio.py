@@ -248,11 +248,9 @@ def test_too_much_damage_in_a_row_ends_the_file(upload: Upload, target: Path) ->
     assert decoded.audio_seconds < 10
 
 
-def test_a_missing_upload_is_permanent(tmp_path: Path) -> None:
-    with pytest.raises(errors.UploadMissing) as caught:
+def test_a_missing_upload_is_not_taken_for_a_store_that_is_away(tmp_path: Path) -> None:
+    with pytest.raises(errors.UploadMissing):
         probe(tmp_path / "gone", LIMITS)
-
-    assert not caught.value.retryable
 
 
 def test_a_symbolic_link_is_no_upload(upload: Upload, tmp_path: Path) -> None:
@@ -270,19 +268,19 @@ def test_a_pipe_with_a_name_is_no_upload(tmp_path: Path) -> None:
         probe(tmp_path / "fifo", LIMITS)
 
 
-def test_storage_that_cannot_be_read_is_retryable() -> None:
+def test_storage_that_cannot_be_read_is_not_the_files_fault() -> None:
     reader, writer = os.pipe()
     with (
         os.fdopen(reader, "rb") as pipe,
         os.fdopen(writer, "wb"),
-        pytest.raises(errors.StorageUnavailable) as caught,
+        pytest.raises(errors.StorageUnavailable),
     ):
         probe(pipe, LIMITS)
 
-    assert caught.value.retryable
 
-
-def test_a_target_that_cannot_be_made_is_retryable(upload: Upload, tmp_path: Path) -> None:
+def test_a_target_that_cannot_be_made_is_not_the_files_fault(
+    upload: Upload, tmp_path: Path
+) -> None:
     with pytest.raises(errors.StorageUnavailable):
         decode(upload(media.wav()), tmp_path / "nowhere" / "samples", LIMITS)
 

@@ -219,8 +219,6 @@ def test_only_sane_figures_reach_a_client() -> None:
     assert caught.value.data == {"max_audio_seconds": 21_600.0}
 
 
-def test_a_full_disk_is_retryable() -> None:
-    with pytest.raises(errors.DiskFull) as caught:
+def test_a_full_disk_is_not_the_files_fault() -> None:
+    with pytest.raises(errors.DiskFull):
         audio._judge(0, b'{"error": "disk_full", "data": {}}', LIMITS)
-
-    assert caught.value.retryable
