@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Annotated, Final, TypeVar
 
 from fastapi import Depends, Path, Request, Security
@@ -80,20 +81,21 @@ def caller(
         return auth.anonymous(session) if key is None else auth.authenticate(session, key)
 
 
-def with_scope(scope: Scope) -> Callable[[Principal], Awaitable[Principal]]:
-    """Make a dependency that lets only callers with a scope pass."""
+@dataclass(frozen=True)
+class Needs:
+    """A dependency that lets only callers with a scope pass; the documentation names it too."""
 
-    async def allowed(principal: Annotated[Principal, Depends(caller)]) -> Principal:
-        principal.require(scope)
+    scope: Scope
+
+    async def __call__(self, principal: Annotated[Principal, Depends(caller)]) -> Principal:
+        principal.require(self.scope)
         return principal
 
-    return allowed
 
-
-Reader = Annotated[Principal, Depends(with_scope(Scope.JOBS_READ))]
-Writer = Annotated[Principal, Depends(with_scope(Scope.JOBS_WRITE))]
-Deleter = Annotated[Principal, Depends(with_scope(Scope.JOBS_DELETE))]
-Admin = Annotated[Principal, Depends(with_scope(Scope.ADMIN))]
+Reader = Annotated[Principal, Depends(Needs(Scope.JOBS_READ))]
+Writer = Annotated[Principal, Depends(Needs(Scope.JOBS_WRITE))]
+Deleter = Annotated[Principal, Depends(Needs(Scope.JOBS_DELETE))]
+Admin = Annotated[Principal, Depends(Needs(Scope.ADMIN))]
 
 
 async def job_id(

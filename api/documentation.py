@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import BaseModel
 
 from api import submission
+from api.dependencies import Needs
 from api.errors import MEDIA_TYPE
 from api.multipart import FILE_FIELD
 from api.schemas import Problem
@@ -20,7 +23,8 @@ DESCRIPTION: Final = """\
 Send a file, get a job; ask for the job until it is completed, and read its text.
 
 Every call but `/health` and `/ready` carries an API key, as `X-API-Key: KEY` or
-`Authorization: Bearer KEY`. Every error is `application/problem+json` with a stable `code`.
+`Authorization: Bearer KEY`; beside each operation stands the scope that it needs. Every error is
+`application/problem+json` with a stable `code`.
 """
 TAGS: Final = [
     {"name": "jobs", "description": "Submit recordings, follow them, read what was said."},
@@ -127,8 +131,24 @@ def _document(app: FastAPI, bodies: tuple[type[BaseModel], ...]) -> dict[str, An
         schemas[model.__name__] = schema
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
+    scopes = dict(_scopes(app))
     for path in document["paths"].values():
         for operation in path.values():
             if "422" in operation["responses"]:
                 operation["responses"]["422"] = _problem(422)
+            if scope := scopes.get(operation["operationId"]):
+                # OpenAPI 3.1: for what is not OAuth these are the roles that are needed
+                operation["security"] = [
+                    {key: [scope] for key in scheme} for scheme in operation["security"]
+                ]
     return document
+
+
+def _scopes(app: FastAPI) -> Iterator[tuple[str, str]]:
+    """The scope that each operation needs. Told to FastAPI, it would ask for the caller twice."""
+    for context in iter_route_contexts(app.routes):
+        route = context.original_route
+        if isinstance(route, APIRoute) and route.operation_id:
+            for needed in route.dependant.dependencies:
+                if isinstance(needed.call, Needs):
+                    yield route.operation_id, str(needed.call.scope)

@@ -1,61 +1,121 @@
-"""Who may do what, for every route of the OpenAPI document: a new one cannot be left out."""
+"""Who may do what, on every route: the OpenAPI document is the list of them, and its rules hold.
 
+A new route is tried by every test here without being named. One that is open to everybody, takes
+an id of another kind, or needs another scope than its method tells, fails until it is thought of.
+"""
+
+import re
 import uuid
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import pytest
+from fastapi.routing import iter_route_contexts
 
 from app import create_app
 from config import Settings
 from models import Scope
-from tests.api.conftest import NOWHERE
+from tests.api.conftest import NOWHERE, Jobs
 
-#: What each operation needs. None: no key.
-NEEDED = {
-    ("get", "/health"): None,
-    ("get", "/ready"): None,
-    ("post", "/transcribe"): Scope.JOBS_WRITE,
-    ("get", "/transcribe/{job_id}"): Scope.JOBS_READ,
-    ("delete", "/transcribe/{job_id}"): Scope.JOBS_WRITE,
-    ("get", "/jobs"): Scope.JOBS_READ,
-    ("get", "/jobs/{job_id}"): Scope.JOBS_READ,
-    ("patch", "/jobs/{job_id}"): Scope.JOBS_WRITE,
-    ("delete", "/jobs/{job_id}"): Scope.JOBS_DELETE,
-    ("post", "/jobs/{job_id}/cancel"): Scope.JOBS_WRITE,
-    ("get", "/jobs/{job_id}/result"): Scope.JOBS_READ,
-    ("get", "/jobs/{job_id}/audio"): Scope.JOBS_READ,
-    ("get", "/admin/health"): Scope.ADMIN,
-    ("get", "/admin/queues"): Scope.ADMIN,
-    ("post", "/admin/queues/{name}/pause"): Scope.ADMIN,
-    ("post", "/admin/queues/{name}/resume"): Scope.ADMIN,
-    ("get", "/admin/errors"): Scope.ADMIN,
-    ("post", "/admin/errors/{job_id}/retry"): Scope.ADMIN,
-    ("post", "/admin/errors/{job_id}/resolve"): Scope.ADMIN,
+Operation = tuple[str, str]
+
+APP: Final = create_app(Settings(**NOWHERE))
+DOCUMENT: Final = APP.openapi()
+METHODS: Final = {
+    (method, path): description
+    for path, methods in DOCUMENT["paths"].items()
+    for method, description in methods.items()
 }
+#: Served, and left out of the document: they tell what the documentation does, and our name.
+PAGES: Final = {"/", "/docs", "/openapi.json"}
+
+# The rules
+
+#: Open to everybody.
+PUBLIC: Final = {("get", "/health"), ("get", "/ready")}
+SCOPES: Final = {
+    "get": Scope.JOBS_READ,
+    "head": Scope.JOBS_READ,
+    "patch": Scope.JOBS_WRITE,
+    "post": Scope.JOBS_WRITE,
+    "delete": Scope.JOBS_DELETE,
+}
+EXCEPTIONS: Final[Mapping[Operation, Scope]] = {
+    # cancels, and deletes nothing
+    ("delete", "/transcribe/{job_id}"): Scope.JOBS_WRITE,
+}
+#: Of whom a path may speak, and how the tests come by one of Alice's.
+OWNED: Final = {"job_id"}
 
 
-def operations() -> list[tuple[str, str]]:
-    paths = create_app(Settings(**NOWHERE)).openapi()["paths"]
-    return [(method, path) for path, methods in paths.items() for method in methods]
-
-
-OPERATIONS = operations()
-GUARDED = [operation for operation in OPERATIONS if NEEDED.get(operation, Scope.ADMIN)]
-OF_A_JOB = [
-    (method, path)
-    for method, path in OPERATIONS
-    if "{job_id}" in path and not path.startswith("/admin")
-]
-OF_ANY_JOB = [operation for operation in OPERATIONS if "{job_id}" in operation[1]]
-
-
-def call(client, operation, headers=None, job_id=None):
+def needed(operation: Operation) -> Scope:
     method, path = operation
-    body: dict[str, Any] = {"json": {}} if method == "patch" else {}
-    if path == "/transcribe":
-        body = {"files": {"file": ("a.mp3", b"sound")}}
-    url = path.format(job_id=job_id or uuid.uuid4(), name="normal")
-    return client.request(method, url, headers=headers, **body)
+    if path.startswith("/admin/"):
+        return Scope.ADMIN
+    return EXCEPTIONS.get(operation) or SCOPES[method]
+
+
+def served() -> set[Operation]:
+    return {
+        (method.lower(), context.path or "")
+        for context in iter_route_contexts(APP.routes)
+        for method in context.methods or ()
+        if context.path not in PAGES
+    }
+
+
+#: With what the document leaves out: HEAD beside a GET.
+OPERATIONS: Final = sorted(served())
+GUARDED: Final = [(m, p) for m, p in OPERATIONS if (m.replace("head", "get"), p) not in PUBLIC]
+OF_OWNERS: Final = [(m, p) for m, p in GUARDED if not p.startswith("/admin/")]
+NAMING_A_JOB: Final = [(m, p) for m, p in GUARDED if "{job_id}" in p]
+OF_ONE_JOB: Final = [operation for operation in OF_OWNERS if operation in NAMING_A_JOB]
+OF_MANY: Final = [(m, p) for m, p in OF_OWNERS if m == "get" and "{" not in p]
+
+
+# Calling what the document describes
+
+
+def example(schema: Mapping[str, Any]) -> Any:
+    """The least value that a schema allows."""
+    if "$ref" in schema:
+        return example(DOCUMENT["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]])
+    if "anyOf" in schema:
+        return example(schema["anyOf"][0])
+    if "enum" in schema:
+        return schema["enum"][0]
+    if schema["type"] == "object":
+        return {name: example(schema["properties"][name]) for name in schema.get("required", ())}
+    if schema["type"] == "array":
+        return [example(schema["items"])] if schema.get("minItems") else []
+    return {"string": "x", "integer": 1, "number": 1.0, "boolean": False}[schema["type"]]
+
+
+def body(operation: Operation) -> dict[str, Any]:
+    content = METHODS.get(operation, {}).get("requestBody", {}).get("content", {})
+    if "multipart/form-data" in content:
+        return {"files": {"file": ("a.mp3", b"sound")}}
+    if "application/json" in content:
+        return {"json": example(content["application/json"]["schema"])}
+    return {}
+
+
+def chosen(operation: Operation) -> dict[str, str]:
+    """The parts of a path that are a choice of few, and nobody's."""
+    described = METHODS.get((operation[0].replace("head", "get"), operation[1]), {})
+    parameters = described.get("parameters", [])
+    return {
+        parameter["name"]: example(parameter["schema"])
+        for parameter in parameters
+        if parameter["in"] == "path" and "enum" in parameter["schema"]
+    }
+
+
+def call(client, operation, headers=None, ids=None):
+    method, path = operation
+    values = {**chosen(operation), **(ids or {})}
+    url = re.sub(r"{(\w+)}", lambda part: str(values.get(part[1], uuid.uuid4())), path)
+    return client.request(method, url, headers=headers, **body(operation))
 
 
 def told(answer):
@@ -64,78 +124,64 @@ def told(answer):
 
 
 @pytest.fixture
-def failed_job(jobs):
+def failed_job(jobs: Jobs) -> uuid.UUID:
     """A job of Alice's that every operation has something to do with."""
     job_id = jobs.failed()
     jobs.keep(job_id, b"sound")
     return job_id
 
 
-def test_every_operation_says_what_it_needs():
-    assert set(OPERATIONS) == set(NEEDED)
+@pytest.fixture
+def of_alice(failed_job: uuid.UUID) -> dict[str, uuid.UUID]:
+    return {"job_id": failed_job}
 
 
-def test_what_is_not_documented_is_the_documentation_and_a_greeting(client):
-    routers = [getattr(route, "original_router", None) for route in client.app.routes]
-    routes = [
-        *client.app.routes,
-        *(route for router in routers if router for route in router.routes),
-    ]
-    paths = {route.path for route in routes if hasattr(route, "path")}
+@pytest.fixture
+def snapshot(jobs: Jobs, failed_job: uuid.UUID) -> Callable[[], dict[str, Any]]:
+    def take() -> dict[str, Any]:
+        return {**jobs.row(failed_job).__dict__, "_sa_instance_state": None}
 
-    assert paths - {path for _, path in OPERATIONS} == {"/", "/docs", "/openapi.json"}
+    return take
 
 
+# What is told of every route
+
+
+def test_every_route_is_in_the_document():
+    documented = set(METHODS) | {("head", path) for method, path in METHODS if method == "get"}
+
+    assert {*OPERATIONS} - documented == set()
+
+
+@pytest.mark.parametrize("operation", METHODS)
+def test_the_document_tells_who_may_call(operation):
+    ways = [scopes for way in METHODS[operation].get("security", []) for scopes in way.values()]
+
+    assert ways == ([] if operation in PUBLIC else [[needed(operation)]] * 2)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_the_matrix_knows_whose_every_id_is(operation):
+    assert {*re.findall(r"{(\w+)}", operation[1])} <= {*OWNED, *chosen(operation)}
+
+
+# No key, and keys that are no good
+
+
+@pytest.mark.security("authentication", "no key")
 @pytest.mark.parametrize("operation", GUARDED)
-def test_nothing_is_done_without_a_key(client, failed_job, operation):
-    answer = call(client, operation, job_id=failed_job)
+def test_nothing_is_done_without_a_key(client, of_alice, snapshot, operation):
+    before = snapshot()
+    answer = call(client, operation, None, of_alice)
 
-    assert (answer.status_code, answer.json()["code"]) == (401, "not_authenticated")
+    assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == "Bearer"
+    assert operation[0] == "head" or answer.json()["code"] == "not_authenticated"
+    assert snapshot() == before
 
 
-@pytest.mark.parametrize("operation", GUARDED)
-@pytest.mark.parametrize("scope", Scope)
-def test_a_key_does_what_its_scope_says_and_no_more(client, make_key, failed_job, operation, scope):
-    answer = call(client, operation, make_key("alice", scopes=[scope]), failed_job)
-    needed = NEEDED[operation]
-    allowed = scope == needed or (scope is Scope.ADMIN and needed is Scope.JOBS_READ)
-
-    assert (answer.status_code == 403) == (not allowed)
-    if not allowed:
-        assert (answer.json()["code"], answer.json()["scope"]) == ("not_allowed", needed)
-
-
-@pytest.mark.parametrize("operation", OF_A_JOB)
-def test_a_strangers_job_is_as_good_as_none(client, bob, failed_job, operation):
-    strange = call(client, operation, bob, failed_job)
-    random = call(client, operation, bob)
-
-    assert strange.status_code == 404
-    assert told(strange) == told(random)
-
-
-@pytest.mark.parametrize("operation", OF_A_JOB)
-def test_a_stranger_changes_nothing(client, bob, failed_job, jobs, operation):
-    before = jobs.row(failed_job).__dict__
-    call(client, operation, bob, failed_job)
-    after = jobs.row(failed_job).__dict__
-
-    assert {**before, "_sa_instance_state": 0} == {**after, "_sa_instance_state": 0}
-
-
-@pytest.mark.parametrize("operation", OF_A_JOB)
-def test_an_owner_gets_at_a_job(client, alice, failed_job, operation):
-    # 409: there is such a job, but it has failed
-    assert call(client, operation, alice, failed_job).status_code in {200, 204, 409}
-
-
-@pytest.mark.parametrize("operation", OF_ANY_JOB)
-def test_admin_gets_at_everybodys_jobs(client, admin, failed_job, operation):
-    assert call(client, operation, admin, failed_job).status_code in {200, 202, 204, 409}
-
-
-@pytest.mark.parametrize("operation", GUARDED)
+@pytest.mark.security("authentication", "a key that is unknown, malformed or of another kind")
+@pytest.mark.parametrize("operation", [(m, p) for m, p in GUARDED if m != "head"])
 @pytest.mark.parametrize(
     "headers",
     [
@@ -145,5 +191,63 @@ def test_admin_gets_at_everybodys_jobs(client, admin, failed_job, operation):
         {"X-API-Key": ""},
     ],
 )
-def test_every_refused_key_is_answered_alike(client, failed_job, operation, headers):
-    assert told(call(client, operation, headers, failed_job)) == told(call(client, operation))
+def test_every_refused_key_is_answered_alike(client, of_alice, operation, headers):
+    assert told(call(client, operation, headers, of_alice)) == told(call(client, operation))
+
+
+# Scopes
+
+
+@pytest.mark.security("authorisation", "a key without the scope")
+@pytest.mark.parametrize("operation", GUARDED)
+@pytest.mark.parametrize("scope", Scope)
+def test_a_key_does_what_its_scope_says_and_no_more(client, make_key, of_alice, operation, scope):
+    answer = call(client, operation, make_key("alice", scopes=[scope]), of_alice)
+    wanted = needed(operation)
+    allowed = scope == wanted or (scope is Scope.ADMIN and wanted is Scope.JOBS_READ)
+
+    assert (answer.status_code == 403) == (not allowed)
+    if not allowed and operation[0] != "head":
+        assert (answer.json()["code"], answer.json()["scope"]) == ("not_allowed", wanted)
+
+
+# Owners and strangers
+
+
+@pytest.mark.parametrize("operation", OF_OWNERS)
+def test_an_owner_gets_at_what_is_his(client, alice, of_alice, operation):
+    # 409: there is such a job, but it has failed
+    assert call(client, operation, alice, of_alice).status_code in {200, 202, 204, 409}
+
+
+@pytest.mark.parametrize("operation", NAMING_A_JOB)
+def test_admin_gets_at_everybodys_jobs(client, admin, of_alice, operation):
+    assert call(client, operation, admin, of_alice).status_code in {200, 202, 204, 409}
+
+
+@pytest.mark.security("authorisation", "somebody else's id")
+@pytest.mark.parametrize("operation", OF_ONE_JOB)
+def test_a_strangers_job_is_as_good_as_none(client, bob, of_alice, operation):
+    strange = call(client, operation, bob, of_alice)
+    random = call(client, operation, bob)
+
+    assert strange.status_code == random.status_code == 404
+    assert operation[0] == "head" or told(strange) == told(random)
+
+
+@pytest.mark.security("authorisation", "a stranger changes something")
+@pytest.mark.parametrize("operation", OF_OWNERS)
+def test_a_stranger_changes_nothing(client, bob, of_alice, snapshot, operation):
+    before = snapshot()
+    call(client, operation, bob, of_alice)
+
+    assert snapshot() == before
+
+
+@pytest.mark.security("authorisation", "a list of somebody else's")
+@pytest.mark.parametrize("operation", OF_MANY)
+def test_what_a_stranger_is_told_does_not_speak_of_the_job(client, bob, of_alice, operation):
+    answer = call(client, operation, bob)
+
+    assert answer.status_code == 200
+    assert not [name for name in of_alice.values() if str(name) in answer.text]
