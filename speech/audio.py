@@ -9,22 +9,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import json
 import logging
 import os
-import selectors
 import signal
 import stat
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, NoReturn, TypeVar
 
 import errors
+from speech import child
 
 if TYPE_CHECKING:  # the maintenance role probes files, and its image has no numpy
     import numpy as np
@@ -36,11 +34,7 @@ logger = logging.getLogger(__name__)
 SAMPLE_RATE_HZ: Final = 16_000
 _BYTES_PER_SECOND: Final = 4 * SAMPLE_RATE_HZ
 
-_DECODER = Path(__file__).with_name("decoder.py")
-_POLL_SECONDS = 0.1
-#: How long the child may overrun its own timer, or stay after its answer, before it is killed.
-_GRACE_SECONDS = 5.0
-_MAX_ANSWER_BYTES = 16_384
+_DECODER: Final = "from speech import decoder; decoder.main(sys.argv[2])"
 #: Audio shorter than this share of its declared length was cut off.
 _WHOLE = 0.9
 #: … or than this one, if its last packet is unreadable; the rest is a tag that a program appended.
@@ -61,6 +55,11 @@ _REFUSALS: Final[dict[str, tuple[type[errors.ServiceError], tuple[str, ...]]]] =
 }
 #: What it may have measured for that.
 _FIGURES: Final = ("audio_seconds", "streams", "channels", "sample_rate_hz")
+#: How a program ends that a file has confused.
+_FAULTS: Final = {
+    *(signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL),
+    *(signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP),
+}
 _FAR: Final = 1e15
 _MAX_NAME: Final = 64
 
@@ -251,59 +250,23 @@ def _ask(
 ) -> dict[str, Any]:
     """Have a child read ``source``, and return the fields of its answer, which are not checked."""
     request = {"source": source, "target": target, "limits": dataclasses.asdict(limits)}
-    try:
-        child = subprocess.Popen(
-            [sys.executable, "-I", _DECODER, json.dumps(request)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            bufsize=0,
-            cwd="/",
-            env={},
-            pass_fds=[source] if target is None else [source, target],
-            start_new_session=True,  # Ctrl-C is for us
-        )
-    except OSError as error:
-        raise errors.CapacityError("No process could be started.") from error
-    try:
-        said = _listen(child, limits, attend)
-        status = child.wait(_GRACE_SECONDS)
-    except subprocess.TimeoutExpired as error:
-        raise _died(signal.SIGALRM, limits) from error
-    finally:
-        _end(child)
-    return _judge(status, said, limits)
+    descriptors = [source] if target is None else [source, target]
+    ending = child.run(
+        _DECODER,
+        json.dumps(request),
+        descriptors,
+        timeout_seconds=limits.timeout_seconds,
+        attend=attend,
+    )
+    _note_fences(ending.said.partition(b"\n")[0])
+    return _judge(ending.status, ending.said, limits)
 
 
-def _listen(
-    child: subprocess.Popen[bytes], limits: DecodeLimits, attend: Callable[[], None]
-) -> bytes:
-    """Collect what the child says until it is done, attending to our own affairs meanwhile."""
-    deadline = time.monotonic() + limits.timeout_seconds + _GRACE_SECONDS
-    assert child.stdout is not None  # noqa: S101 - told to the type checker
-    said = b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(child.stdout, selectors.EVENT_READ)
-        while time.monotonic() < deadline:
-            attend()
-            if not selector.select(_POLL_SECONDS):
-                continue
-            chunk = os.read(child.stdout.fileno(), _MAX_ANSWER_BYTES)
-            said += chunk
-            if not chunk or len(said) > _MAX_ANSWER_BYTES:
-                return said
-    raise _died(signal.SIGALRM, limits)
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    for pipe in (child.stdin, child.stdout):
-        if pipe is not None:
-            pipe.close()
-    child.kill()
-    try:
-        child.wait(_GRACE_SECONDS)
-    except subprocess.TimeoutExpired:  # it hangs in the kernel, as on a dead network file system
-        logger.warning("a killed decoder does not end", extra={"pid": child.pid})
+@functools.cache  # said once a process, not once a file
+def _note_fences(said: bytes) -> None:
+    if b"fences" in said and b"seccomp" not in said:
+        fences = said[:_MAX_NAME].decode(errors="replace")
+        logger.warning("decoding without a filter of system calls", extra={"decoder": fences})
 
 
 def _judge(status: int, said: bytes, limits: DecodeLimits) -> dict[str, Any]:
@@ -325,12 +288,12 @@ def _judge(status: int, said: bytes, limits: DecodeLimits) -> dict[str, Any]:
 
 
 def _died(signal_number: int, limits: DecodeLimits) -> errors.ServiceError:
-    if signal_number == signal.SIGKILL:
-        # not one of its own limits: something else may have filled the memory
-        return errors.DecoderKilled()
     if signal_number in {signal.SIGALRM, signal.SIGXCPU}:
         return errors.DecodeLimit(timeout_seconds=limits.timeout_seconds)
-    return errors.DecodeLimit(signal=signal_number)
+    if signal_number in _FAULTS:
+        return errors.DecodeLimit(signal=signal_number)
+    # From outside: something else may have filled the memory, or everything is being stopped.
+    return errors.DecoderKilled()
 
 
 def _refuse(constant: str) -> NoReturn:

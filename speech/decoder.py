@@ -1,29 +1,26 @@
 """The decode child: a program of its own, and the only one that ever looks inside an upload.
 
 It reads media from one descriptor and writes samples to another. It takes nothing else from the
-service, no name, no environment, no module of ours, only the standard library and PyAV; and before
-the first byte is read it gives up memory, time and the right to open anything. So whatever a file
-makes it do, it can neither read another file nor reach a network.
+service, no name, no environment, only the standard library, PyAV and ``sandbox``, which it enters
+before the first byte is read. So whatever a file makes it do, it can neither read another file nor
+reach a network or another process.
 
-    decoder.py '{"source": 3, "target": 4, "limits": {...}}'      (target null: read the header)
+    main('{"source": 3, "target": 4, "limits": {...}}')      (target null: read the header)
 
-Standard input is a lifeline: the child ends when it does. The last line of standard output is the
-answer, ``{"media": {...}}`` or ``{"error": code, "data": {...}}`` with a code of ``errors.py``.
+Standard input is a lifeline: the child ends when it does. The first line of standard output is
+``{"fences": [...]}``, those of the sandbox; the last one is the answer, ``{"media": {...}}`` or
+``{"error": code, "data": {...}}`` with a code of ``errors.py``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import functools
 import io
 import json
 import os
 import re
-import resource
-import signal
-import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,6 +36,8 @@ from av.error import FFmpegError
 from av.filter import Graph
 from av.packet import Packet
 from av.stream import Discard, Disposition
+
+from speech import sandbox
 
 SAMPLE_RATE_HZ = 16_000
 
@@ -85,6 +84,7 @@ class Upload:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self._size = os.fstat(descriptor).st_size
         self._offset = 0
         self.error: OSError | None = None  # the disk's fault, not the file's
 
@@ -94,14 +94,17 @@ class Upload:
         return data
 
     def peek(self, offset: int, size: int) -> bytes:
+        left = self._size - offset
+        if left < 0:  # the system would refuse an offset that a hostile file has made up
+            return b""
         try:
-            return os.pread(self._descriptor, size, offset)
+            return os.pread(self._descriptor, min(size, left), offset)
         except OSError as error:
             self.error = error
             raise
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = (0, self._offset, os.fstat(self._descriptor).st_size)[whence]
+        base = (0, self._offset, self._size)[whence]
         if base + offset < 0:
             raise ValueError("before the start")
         self._offset = base + offset
@@ -111,12 +114,16 @@ class Upload:
         return self._offset
 
 
-def main(request: dict[str, Any]) -> NoReturn:
+def main(asked: str) -> NoReturn:
     """Answer and end at once, without goodbyes: FFmpeg may be in any state."""
     try:
+        request = json.loads(asked)
         limits = Limits(**request["limits"])
-        status = _confine(limits, writes=request["target"] is not None)
-        media = _answer(request["source"], request["target"], limits)
+        upload = Upload(request["source"])
+        samples = None if request["target"] is None else io.FileIO(request["target"], "wb")
+        status = _own_status()
+        _enter_sandbox(limits, writes=samples is not None)
+        media = _answer(upload, samples, limits)
         media["peak_memory_bytes"] = _peak_memory_bytes(status)
         reply = json.dumps({"media": media}).encode()
     except Refused as refused:
@@ -130,45 +137,20 @@ def main(request: dict[str, Any]) -> NoReturn:
     os._exit(0)
 
 
-def _confine(limits: Limits, *, writes: bool) -> int | None:
-    """Give up all that decoding does not need. Returns a descriptor of our status, on Linux."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a thread that blocks some may have started us
-    for number in (signal.SIGALRM, signal.SIGIO, signal.SIGXCPU):
-        signal.signal(number, signal.SIG_DFL)
-    _die_with_parent()
-    signal.setitimer(signal.ITIMER_REAL, limits.timeout_seconds)
-
-    status = None
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # /proc may be hidden
-            status = os.open("/proc/self/status", os.O_RDONLY)
-            # If memory runs out all the same, the kernel is to take us and not the worker.
-            os.write(os.open("/proc/self/oom_score_adj", os.O_WRONLY), b"1000")
-        _lower(resource.RLIMIT_AS, limits.max_memory_bytes)
-    _lower(resource.RLIMIT_CPU, limits.timeout_seconds + 1)
-    _lower(resource.RLIMIT_FSIZE, writes * (limits.max_audio_seconds + 1) * SAMPLE_RATE_HZ * 4)
-    _lower(resource.RLIMIT_CORE, 0)
-    _lower(resource.RLIMIT_NPROC, 0)  # no process, no thread (root is exempt)
-    _lower(resource.RLIMIT_NOFILE, 0)  # from here on open() and socket() fail
-    return status
+def _enter_sandbox(limits: Limits, *, writes: bool) -> None:
+    fences = sandbox.enter(
+        memory_bytes=limits.max_memory_bytes,
+        seconds=limits.timeout_seconds,
+        output_bytes=int(writes * (limits.max_audio_seconds + 1) * SAMPLE_RATE_HZ * 4),
+    )
+    os.write(1, json.dumps({"fences": fences}).encode() + b"\n")
 
 
-def _lower(kind: int, value: float) -> None:
-    hard = resource.getrlimit(kind)[1]
-    limit = int(value) if hard == resource.RLIM_INFINITY else min(int(value), hard)
-    resource.setrlimit(kind, (limit, limit))
-
-
-def _die_with_parent() -> None:
-    """Let the kernel end us when the parent's end of the lifeline closes, however it closes.
-
-    PR_SET_PDEATHSIG would follow the thread that started us, and not see a parent already gone.
-    """
-    fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(0, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)  # SIGIO, which ends a process
-    with contextlib.suppress(BlockingIOError):
-        os.read(0, 1)  # nothing is ever written there: it has closed already
-        os._exit(1)
+def _own_status() -> int | None:
+    """A descriptor of the file that tells of our memory, on Linux."""
+    with contextlib.suppress(OSError):  # /proc may be hidden
+        return os.open("/proc/self/status", os.O_RDONLY)
+    return None
 
 
 def _peak_memory_bytes(status: int | None) -> int | None:
@@ -177,8 +159,7 @@ def _peak_memory_bytes(status: int | None) -> int | None:
     return int(found[1]) * 1024 if found else None
 
 
-def _answer(source: int, target: int | None, limits: Limits) -> dict[str, Any]:
-    upload = Upload(source)
+def _answer(upload: Upload, samples: io.FileIO | None, limits: Limits) -> dict[str, Any]:
     try:
         with _open(upload) as container:
             stream = _choose(container, limits)
@@ -186,8 +167,8 @@ def _answer(source: int, target: int | None, limits: Limits) -> dict[str, Any]:
             if media["declared_seconds"] and not media["estimated"]:
                 _check_length(media["declared_seconds"], limits)
             _check_shape(media["sample_rate_hz"], media["channels"], limits)
-            if target is not None:
-                media |= _Decoding(limits, target).run(container, stream)
+            if samples is not None:
+                media |= _Decoding(limits, samples).run(container, stream)
             return media
     finally:
         # FFmpeg takes a disk that fails for a file that ends; only we know better.
@@ -273,10 +254,10 @@ def _check_shape(sample_rate_hz: int, channels: int, limits: Limits) -> None:
 class _Decoding:
     """One stream on its way into a file of samples: float32, mono, 16 kHz, in [-1, 1)."""
 
-    def __init__(self, limits: Limits, target: int) -> None:
+    def __init__(self, limits: Limits, samples: io.FileIO) -> None:
         self._limits = limits
         # Never closed, because closing writes what is left, which after an error nobody wants.
-        self._file = io.BufferedWriter(io.FileIO(target, "wb"), 1 << 20)
+        self._file = io.BufferedWriter(samples, 1 << 20)
         self._graph: Graph | None = None
         self._shape: tuple[str, str, int] | None = None
         self._seconds = 0.0
@@ -391,7 +372,3 @@ def _graph(frame: AudioFrame, *, mix: str | None = None) -> Graph:
     ]
     graph.link_nodes(*nodes).configure()
     return graph
-
-
-if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))

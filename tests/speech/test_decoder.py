@@ -1,8 +1,6 @@
 """The child alone: what it may still do, how it ends, and what it leaves behind."""
 
 import contextlib
-import json
-import os
 import re
 import signal
 import subprocess
@@ -47,8 +45,8 @@ def target(tmp_path: Path) -> Path:
 
 def the_child() -> psutil.Process:
     alive = [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
-    [child] = [process for process in alive if decoder.__file__ in process.cmdline()]
-    return child
+    [found] = [process for process in alive if any("decoder" in a for a in process.cmdline())]
+    return found
 
 
 def while_decoding(look: Callable[[psutil.Process], Any], upload: Path, target: Path) -> Any:
@@ -209,45 +207,6 @@ def test_it_does_not_outlive_a_killed_worker(upload: Path, target: Path) -> None
         eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
-def test_it_ends_at_once_if_the_worker_is_gone_already() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-I", decoder.__file__, request()],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-    ) as child:
-        assert child.communicate()[0] == b""
-
-    assert child.returncode == 1
-
-
-def test_it_inherits_no_secret(upload: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DATABASE_URL", "postgresql://user:secret@host/base")
-
-    assert while_decoding(lambda child: child.environ(), upload, target) == {}
-
-
-def test_it_inherits_no_descriptor(upload: Path, target: Path) -> None:
-    reader, writer = os.pipe()
-    os.set_inheritable(writer, True)
-
-    def descriptors(child: psutil.Process) -> set[str]:
-        folder = Path(f"/proc/{child.pid}/fd")
-        return {os.readlink(link) for link in folder.iterdir()}  # noqa: PTH115 - pipes have no path
-
-    seen = while_decoding(descriptors, upload, target)
-    ours = os.readlink(f"/proc/self/fd/{writer}")  # noqa: PTH115 - likewise
-    os.close(reader)
-    os.close(writer)
-
-    assert ours not in seen
-    files = {name for name in seen if name.startswith("/") and not name.startswith("/proc")}
-    assert files == {str(upload), str(target)}
-
-
-def test_it_hears_no_ctrl_c(upload: Path, target: Path) -> None:
-    assert while_decoding(lambda child: os.getsid(child.pid), upload, target) != os.getsid(0)
-
-
 def test_it_is_the_first_to_go_when_memory_runs_out(upload: Path, target: Path) -> None:
     def score(child: psutil.Process) -> str:
         return Path(f"/proc/{child.pid}/oom_score_adj").read_text().strip()
@@ -255,93 +214,70 @@ def test_it_is_the_first_to_go_when_memory_runs_out(upload: Path, target: Path) 
     assert while_decoding(score, upload, target) == "1000"
 
 
-def request(**limits: float) -> str:
-    asked = {
-        "source": 0,
-        "target": None,
-        "limits": {
-            "max_audio_seconds": 10.0,
-            "max_memory_bytes": 1 << 30,
-            "timeout_seconds": 20.0,
-            "max_channels": 8,
-            "max_streams": 32,
-            "min_sample_rate_hz": 4_000,
-            "max_sample_rate_hz": 384_000,
-            "max_damaged_packets": 100,
-        }
-        | limits,
-    }
-    return json.dumps(asked)
+@pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's")
+def test_it_works_in_the_sandbox_and_in_one_thread(upload: Path, target: Path) -> None:
+    def status(child: psutil.Process) -> dict[str, str]:
+        lines = Path(f"/proc/{child.pid}/status").read_text("ascii").splitlines()
+        return dict(line.split(":\t", 1) for line in lines)
+
+    seen = while_decoding(status, upload, target)
+
+    assert (seen["Seccomp"], seen["NoNewPrivs"], seen["Threads"]) == ("2", "1", "1")
 
 
-def confined(code: str, target: int = 2) -> str:
-    """What ``code`` prints in a process that has given up what the child gives up."""
-    program = (
-        "import errno, os, resource, signal, socket, sys\n"
-        "from speech import decoder\n"
-        f"limits = decoder.Limits(**{json.loads(request())['limits']})\n"
-        "decoder._confine(limits, writes=True)\n"
-        "try:\n"
-        f"    {code}\n"
-        "except OSError as error:\n"
-        "    print(errno.errorcode[error.errno])\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        stdin=(lifeline := os.pipe())[0],
-        capture_output=True,
-        text=True,
-        cwd=PROJECT,
-        pass_fds=[target],
-    )
-    for end in lifeline:
-        os.close(end)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+@pytest.mark.skipif(sys.platform != "linux", reason="the limits are read from /proc")
+def test_it_has_these_limits(upload: Path, target: Path) -> None:
+    def limits(child: psutil.Process) -> str:
+        return Path(f"/proc/{child.pid}/limits").read_text("ascii")
 
+    seen = while_decoding(limits, upload, target)
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "open('/etc/passwd')",
-        "socket.socket()",
-        "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)",
-        "socket.socket(socket.AF_UNIX)",
-        "os.pipe()",
-    ],
-)
-def test_the_kernel_lets_it_open_nothing(code: str) -> None:
-    assert confined(code) == "EMFILE"
-
-
-def test_it_cannot_write_more_than_the_longest_audio(tmp_path: Path) -> None:
-    with (tmp_path / "samples").open("wb") as file:
-        code = f"[os.write({file.fileno()}, bytes(1 << 16)) for _ in range(12)]"
-        assert confined(code, target=file.fileno()) == "EFBIG"
-
-    assert (tmp_path / "samples").stat().st_size == 11 * 64_000
-
-
-def test_it_leaves_no_core_behind() -> None:
-    assert confined("print(resource.getrlimit(resource.RLIMIT_CORE))") == "(0, 0)"
+    for name, value in {
+        "Max core file size": 0,
+        "Max processes": 0,
+        "Max open files": 0,
+        "Max cpu time": 61,
+        "Max address space": DAY.max_memory_bytes,
+    }.items():
+        assert re.search(rf"^{name} +{value} ", seen, re.MULTILINE), name
 
 
 def test_a_full_disk_is_told(tmp_path: Path) -> None:
     (tmp_path / "upload").write_bytes(media.wav(media.tone(30)))
-    with (tmp_path / "upload").open("rb") as source, Path("/dev/full").open("wb") as full:
-        asked = json.loads(request(max_audio_seconds=60.0))
-        asked |= {"source": source.fileno(), "target": full.fileno()}
-        lifeline = os.pipe()
-        done = subprocess.run(
-            [sys.executable, "-I", decoder.__file__, json.dumps(asked)],
-            stdin=lifeline[0],
-            capture_output=True,
-            pass_fds=[source.fileno(), full.fileno()],
-        )
-        for end in lifeline:
-            os.close(end)
+    with Path("/dev/full").open("wb") as full, pytest.raises(errors.DiskFull) as caught:
+        decode(tmp_path / "upload", full, LIMITS)
 
-    assert json.loads(done.stdout) == {"error": "disk_full", "data": {}}
+    assert caught.value.retryable
+
+
+ON_AN_OLDER_KERNEL = """
+import logging, sys
+from pathlib import Path
+from speech.audio import DecodeLimits, decode
+from tests.speech import older_kernel
+
+logging.basicConfig(format="%(message)s %(decoder)s", stream=sys.stdout)
+older_kernel.without_landlock()
+older_kernel.without_seccomp()
+for _ in range(2):
+    print(decode(Path(sys.argv[1]), Path(sys.argv[2]), DecodeLimits()).audio_seconds)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's")
+def test_without_a_sandbox_it_works_on_and_a_warning_is_logged_once(
+    upload: Path, target: Path
+) -> None:
+    upload.write_bytes(media.wav())
+    done = subprocess.run(
+        [sys.executable, "-c", ON_AN_OLDER_KERNEL, upload, target],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+    )
+
+    warning = 'decoding without a filter of system calls {"fences": []}\n'
+    assert done.stdout == f"{warning}1.0\n1.0\n", done.stderr
 
 
 def test_every_refusal_has_a_class() -> None:
@@ -406,8 +342,8 @@ def test_no_picture_is_ever_decoded(
 
 def test_it_loads_no_library_but_ffmpegs() -> None:
     code = (
-        f"import sys; sys.path.append({str(PROJECT / 'speech')!r}); import decoder\n"
-        "print({'numpy', 'torch', 'errors', 'speech'} & set(sys.modules))"
+        f"import sys; sys.path.append({str(PROJECT)!r}); from speech import decoder\n"
+        "print({'numpy', 'torch', 'errors', 'speech.audio'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True)
 
