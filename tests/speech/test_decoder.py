@@ -131,7 +131,7 @@ def test_its_being_killed_may_have_been_the_machines_fault(upload: Path, target:
 
 def test_the_worker_goes_on_after_its_death(upload: Path, target: Path) -> None:
     with pytest.raises(errors.DecoderKilled):
-        decode(upload, target, DAY, progress=lambda seconds: the_child().kill())
+        decode(upload, target, DAY, progress=send(signal.SIGKILL))
 
     upload.write_bytes(media.wav())
     assert decode(upload, target, LIMITS).audio_seconds == 1.0
