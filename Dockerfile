@@ -17,9 +17,9 @@ FROM base AS web-packages
 # For machines that cannot reach the package index: a folder or address of wheels.
 ARG PIP_FIND_LINKS=
 ARG PIP_TRUSTED_HOST=
-COPY requirements-web.txt constraints.txt ./
+COPY locks ./locks
 RUN python -m venv --without-pip /opt/venv \
- && pip install -r requirements-web.txt
+ && pip install --no-deps --require-hashes -r locks/web.txt
 ENV PATH=/opt/venv/bin:$PATH
 
 FROM web-packages AS worker-packages
@@ -27,11 +27,9 @@ ARG PIP_FIND_LINKS=
 ARG PIP_TRUSTED_HOST=
 # The CPU build of torch; empty for its default build, which brings CUDA on x86-64.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-COPY requirements.txt ./
-# openai-whisper asks for triton, a gigabyte that only its CUDA kernels use.
-RUN pip install -r requirements.txt ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}} \
- && if python -c 'import sys, torch; sys.exit(torch.version.cuda is not None)'; \
-    then pip uninstall --yes triton; fi
+RUN pip install --no-deps --require-hashes -r locks/worker.txt \
+      ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}} \
+ && if python locks/cuda_needed.py; then pip install --no-deps --require-hashes -r locks/cuda.txt; fi
 # numba writes compiled code where it can, and the file system is read-only
 ENV NUMBA_CACHE_DIR=/tmp/numba
 

@@ -4,16 +4,17 @@
 #   make test-chaos    break running processes in every way, and print what survives what
 #   make check         lint and type-check
 #   make bench         measure, and print ratios
+#   make lock          choose the versions and digests of all packages anew, after requirements*.txt
 #   make test-compose  build the Compose stack, use it, take it down (needs Docker)
 
 PYTHON ?= python3
 # PyTorch's CPU index, where its default build would bring CUDA; pip's own settings apply as well.
 TORCH_INDEX ?=
 PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet
-INSTALL = $(PIP) install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-REQUIREMENTS = requirements.txt requirements-web.txt requirements-local.txt constraints.txt
+# the locks are complete: nothing is installed that they do not name with its digest
+INSTALL = $(PIP) install --no-deps --require-hashes $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: run test test-chaos check bench test-compose clean
+.PHONY: run test test-chaos check bench test-compose lock clean
 
 run: .venv/run
 	@exec .venv/bin/python serve.py
@@ -35,6 +36,9 @@ bench: .venv/dev
 test-compose: .venv/dev
 	.venv/bin/python -m pytest -m compose tests/compose $(ARGS)
 
+lock: .venv/dev
+	.venv/bin/python -m locks
+
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache htmlcov .coverage*
 
@@ -44,12 +48,13 @@ clean:
 	@$(PYTHON) -m venv .venv
 	@touch $@
 
-.venv/run: .venv/python $(REQUIREMENTS)
+.venv/run: .venv/python locks/worker.txt locks/local.txt
 	@echo "Installing into .venv (the first time takes some minutes) ..."
-	@$(INSTALL) -r requirements.txt -r requirements-local.txt
+	@$(INSTALL) -r locks/worker.txt -r locks/local.txt
+	@if .venv/bin/python locks/cuda_needed.py; then $(INSTALL) -r locks/cuda.txt; fi
 	@touch $@
 
-.venv/dev: .venv/run requirements-dev.txt
+.venv/dev: .venv/run locks/dev.txt
 	@echo "Installing what the tests need ..."
-	@$(INSTALL) -r requirements-dev.txt
+	@$(INSTALL) -r locks/dev.txt
 	@touch $@

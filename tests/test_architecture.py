@@ -30,7 +30,7 @@ ROWS = (
     {"api", "attempts", "tasks", "maintenance"},
     {"app", "cli", "commands", "migrations", "serve", "welcome", "worker"},  # entry points
     {"rig"},  # what tools and tests share
-    {"bench", "compose", "training"},  # tools beside the service
+    {"bench", "compose", "locks", "training"},  # tools beside the service
 )
 #: Modules that are one thing in two files.
 UNITS = {
@@ -256,6 +256,15 @@ def absent_from_web() -> set[str]:
         for package, owners in packages_distributions().items()
         if not {canonicalize_name(owner) for owner in owners} & present
     }
+
+
+def test_the_images_have_every_room_that_their_processes_use() -> None:
+    let_in = (PROJECT_DIR / ".dockerignore").read_text("utf-8").splitlines()
+    # what only `make run` uses, and what no process does
+    outside = {"local_servers", "rig", *ROWS[-1]}
+    rooms = {name for name in ROW_OF if (PROJECT_DIR / name).is_dir()} - outside
+
+    assert {f"!{room}" for room in rooms} <= set(let_in)
 
 
 def test_the_processes_without_a_model_load_no_engine() -> None:

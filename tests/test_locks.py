@@ -1,0 +1,140 @@
+"""The locks: every package that is installed, at one version, by the digests of its files."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from locks.__main__ import BILL_OF_MATERIALS, CUDA, CUDA_LOCK, SETS, TORCH_CPU_BUILD, path_of
+from tests.recordings import PROJECT_DIR
+
+DIGEST = re.compile(r"--hash=sha256:[0-9a-f]{64}")
+
+
+def locked(name: str) -> Mapping[str, str]:
+    """The lines of each package of a lock, by the package's name."""
+    blocks = re.findall(r"^\w.*\n(?: .*\n)*", path_of(name).read_text("utf-8"), re.MULTILINE)
+    return {canonicalize_name(block.partition("==")[0]): block for block in blocks}
+
+
+def pinned(source: str) -> list[Requirement]:
+    """What a file of requirements names, with the files that it names."""
+    lines = (PROJECT_DIR / source).read_text("utf-8").splitlines()
+    others = [line.removeprefix("-r ") for line in lines if line.startswith("-r ")]
+    own = [Requirement(line) for line in lines if line[:1].isalpha()]
+    return own + [requirement for other in others for requirement in pinned(other)]
+
+
+@pytest.fixture(params=[*SETS, CUDA_LOCK])
+def lock(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_every_package_has_one_version_and_digests(lock: str) -> None:
+    packages = locked(lock)
+
+    assert packages
+    for block in packages.values():
+        assert re.match(r"[\w.-]+==[\w.+!]+( ;| \\)", block), block
+        assert DIGEST.search(block), block
+
+
+def test_a_lock_names_no_server_and_no_folder(lock: str) -> None:
+    text = path_of(lock).read_text("utf-8")
+
+    # nothing but names, versions, markers and digests
+    assert not re.search(r"://|--index|--find-links|@|\.whl|(^|\s)/", text)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_what_is_pinned_by_hand_is_locked_at_that_version(name: str) -> None:
+    packages = locked(name)
+
+    for source in SETS[name]:
+        for requirement in pinned(source):
+            line = packages[canonicalize_name(requirement.name)].splitlines()[0]
+            version = line.partition("==")[2].split()[0]
+            assert requirement.specifier.contains(version), requirement
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_lock_is_complete(name: str) -> None:
+    """Nothing else is installed, so what these need has to be there too."""
+    packages = locked(name)
+    missing = set()
+    for package in packages:
+        try:
+            needed = [Requirement(text) for text in requires(package) or ()]
+        except PackageNotFoundError:  # for another platform
+            continue
+        missing |= {
+            canonicalize_name(requirement.name)
+            for requirement in needed
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        }
+    missing -= {*packages, "triton"}  # the engines do without, on a CPU
+
+    assert missing == set()
+
+
+def test_the_web_has_no_torch_and_nobody_has_cuda_without_asking() -> None:
+    assert {"torch", "openai-whisper", "faster-whisper"}.isdisjoint(locked("web"))
+    assert not [package for name in SETS for package in locked(name) if CUDA.match(package)]
+
+
+def test_both_builds_of_torch_are_locked() -> None:
+    torch = locked("worker")["torch"]
+
+    assert TORCH_CPU_BUILD in torch
+    assert len(DIGEST.findall(torch)) > 1
+
+
+def test_the_bill_of_materials_is_that_of_the_worker() -> None:
+    components = json.loads(BILL_OF_MATERIALS.read_text("utf-8"))["components"]
+    billed = {(canonicalize_name(part["name"]), part["version"]) for part in components}
+    worker = {
+        (name, block.partition("==")[2].split()[0]) for name, block in locked("worker").items()
+    }
+
+    assert billed == worker
+
+
+def test_a_file_whose_digest_differs_is_not_installed(tmp_path: Path) -> None:
+    """As pip is called everywhere: on a wheel of our own that was changed after it was locked."""
+    wheel = tmp_path / "honest-1.0-py3-none-any.whl"
+    wheel.write_bytes(b"changed")
+    lock = tmp_path / "lock.txt"
+    lock.write_text(f"honest==1.0 --hash=sha256:{'0' * 64}\n", "utf-8")
+
+    options = ["--no-deps", "--require-hashes", "--no-index", "--find-links", str(tmp_path)]
+    options += ["--target", str(tmp_path / "site")]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", *options, "-r", str(lock)],
+        env={"PATH": os.environ["PATH"], "PIP_CONFIG_FILE": os.devnull},
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 1
+    assert "DO NOT MATCH THE HASHES" in done.stderr
+
+
+@pytest.mark.parametrize("where", ["Makefile", "Dockerfile"])
+def test_whatever_is_installed_is_installed_from_a_lock(where: str) -> None:
+    text = (PROJECT_DIR / where).read_text("utf-8").replace("\\\n", " ")
+    installs = [
+        line for line in text.splitlines() if re.search(r"\binstall\b.*-r|INSTALL\) .*-r", line)
+    ]
+
+    assert installs
+    for line in installs:
+        assert "-r requirements" not in line
+        assert "$(INSTALL)" in line or "--no-deps --require-hashes" in line, line
