@@ -28,8 +28,9 @@ ARG PIP_TRUSTED_HOST=
 # The CPU build of torch; empty for its default build, which brings CUDA on x86-64.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN pip install --no-deps --require-hashes -r locks/worker.txt \
-      ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}} \
- && if python locks/cuda_needed.py; then pip install --no-deps --require-hashes -r locks/cuda.txt; fi
+ && (pip install --no-deps --require-hashes ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}} \
+       -r locks/torch-cpu.txt \
+     || pip install --no-deps --require-hashes -r locks/torch.txt)
 # numba writes compiled code where it can, and the file system is read-only
 ENV NUMBA_CACHE_DIR=/tmp/numba
 

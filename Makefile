@@ -48,10 +48,10 @@ clean:
 	@$(PYTHON) -m venv .venv
 	@touch $@
 
-.venv/run: .venv/python locks/worker.txt locks/local.txt
+.venv/run: .venv/python locks/worker.txt locks/local.txt locks/torch.txt locks/torch-cpu.txt
 	@echo "Installing into .venv (the first time takes some minutes) ..."
 	@$(INSTALL) -r locks/worker.txt -r locks/local.txt
-	@if .venv/bin/python locks/cuda_needed.py; then $(INSTALL) -r locks/cuda.txt; fi
+	@$(INSTALL) -r locks/torch-cpu.txt 2>&- || $(INSTALL) -r locks/torch.txt
 	@touch $@
 
 .venv/dev: .venv/run locks/dev.txt

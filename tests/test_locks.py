@@ -13,16 +13,23 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from locks.__main__ import BILL_OF_MATERIALS, CUDA, CUDA_LOCK, SETS, TORCH_CPU_BUILD, path_of
+from locks.__main__ import BILL_OF_MATERIALS, OF_TORCH, SETS, TORCH, TORCH_CPU, path_of, read
 from tests.recordings import PROJECT_DIR
 
 DIGEST = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 
 
-def locked(name: str) -> Mapping[str, str]:
-    """The lines of each package of a lock, by the package's name."""
-    blocks = re.findall(r"^\w.*\n(?: .*\n)*", path_of(name).read_text("utf-8"), re.MULTILINE)
-    return {canonicalize_name(block.partition("==")[0]): block for block in blocks}
+def locked(*names: str) -> Mapping[str, str]:
+    """The lines of each package of some locks, by the package's name."""
+    return {
+        canonicalize_name(line.partition("==")[0]): block
+        for name in names
+        for line, block in read(path_of(name)).items()
+    }
+
+
+def version(block: str) -> str:
+    return block.partition("==")[2].split()[0]
 
 
 def pinned(source: str) -> list[Requirement]:
@@ -33,7 +40,7 @@ def pinned(source: str) -> list[Requirement]:
     return own + [requirement for other in others for requirement in pinned(other)]
 
 
-@pytest.fixture(params=[*SETS, CUDA_LOCK])
+@pytest.fixture(params=[*SETS, TORCH, TORCH_CPU])
 def lock(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -56,13 +63,12 @@ def test_a_lock_names_no_server_and_no_folder(lock: str) -> None:
 
 @pytest.mark.parametrize("name", SETS)
 def test_what_is_pinned_by_hand_is_locked_at_that_version(name: str) -> None:
-    packages = locked(name)
+    packages = locked(name, TORCH)
 
     for source in SETS[name]:
         for requirement in pinned(source):
-            line = packages[canonicalize_name(requirement.name)].splitlines()[0]
-            version = line.partition("==")[2].split()[0]
-            assert requirement.specifier.contains(version), requirement
+            locked_version = version(packages[canonicalize_name(requirement.name)])
+            assert requirement.specifier.contains(locked_version), requirement
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -80,31 +86,31 @@ def test_a_lock_is_complete(name: str) -> None:
             for requirement in needed
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
         }
-    missing -= {*packages, "triton"}  # the engines do without, on a CPU
+    missing -= locked(name, TORCH).keys()
 
     assert missing == set()
 
 
-def test_the_web_has_no_torch_and_nobody_has_cuda_without_asking() -> None:
+def test_the_web_has_no_engine() -> None:
     assert {"torch", "openai-whisper", "faster-whisper"}.isdisjoint(locked("web"))
-    assert not [package for name in SETS for package in locked(name) if CUDA.match(package)]
 
 
-def test_both_builds_of_torch_are_locked() -> None:
-    torch = locked("worker")["torch"]
+def test_torch_and_what_only_it_needs_are_in_its_own_locks() -> None:
+    assert not [package for name in SETS for package in locked(name) if OF_TORCH.match(package)]
 
-    assert TORCH_CPU_BUILD in torch
-    assert len(DIGEST.findall(torch)) > 1
+
+def test_both_builds_are_of_the_torch_that_is_pinned() -> None:
+    (wanted,) = [r for r in pinned("requirements.txt") if r.name == "torch"]
+
+    assert f"=={version(locked(TORCH)['torch'])}" == str(wanted.specifier)
+    assert f"=={version(locked(TORCH_CPU)['torch'])}" == f"{wanted.specifier}+cpu"
 
 
 def test_the_bill_of_materials_is_that_of_the_worker() -> None:
     components = json.loads(BILL_OF_MATERIALS.read_text("utf-8"))["components"]
-    billed = {(canonicalize_name(part["name"]), part["version"]) for part in components}
-    worker = {
-        (name, block.partition("==")[2].split()[0]) for name, block in locked("worker").items()
-    }
+    billed = {canonicalize_name(part["name"]): part["version"] for part in components}
 
-    assert billed == worker
+    assert billed == {name: version(block) for name, block in locked("worker", TORCH_CPU).items()}
 
 
 def test_a_file_whose_digest_differs_is_not_installed(tmp_path: Path) -> None:
@@ -138,3 +144,12 @@ def test_whatever_is_installed_is_installed_from_a_lock(where: str) -> None:
     for line in installs:
         assert "-r requirements" not in line
         assert "$(INSTALL)" in line or "--no-deps --require-hashes" in line, line
+
+
+def test_an_audit_that_skipped_a_package_has_failed() -> None:
+    """It says nothing and exits with 0 otherwise, where an index does not know a package."""
+    steps = (PROJECT_DIR / ".github/workflows/ci.yml").read_text("utf-8")
+    audits = [line for line in steps.splitlines() if "pip-audit" in line]
+
+    assert audits
+    assert all("--strict" in line for line in audits)
