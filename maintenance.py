@@ -25,11 +25,11 @@ from celery_app import DEAD_LETTER, DLQ, LANES, TRANSCRIBE, WINDOW_KEY
 from config import Settings
 from database import Sessions, get_db_session
 from errors import ServiceError, StorageUnavailable, WorkerLost
-from jobs import lifecycle, retention, workers
+from jobs import clock, lifecycle, retention, workers
 from jobs.lifecycle import Backoff, Lane, StillLease
 from jobs.uploads import UploadStore
 from models import JobStatus, TranscriptionJob
-from retries import policy_of
+from retries import LONGEST, Policy, policy_of
 from speech import audio
 from speech.audio import DecodeLimits, MediaInfo
 
@@ -61,12 +61,19 @@ class Dispatcher:
     """Keeps a small window of messages in each lane, and notices when Redis lost its data."""
 
     def __init__(
-        self, sessions: Sessions, client: redis.Redis, send: Send, *, redispatch_seconds: float
+        self,
+        sessions: Sessions,
+        client: redis.Redis,
+        send: Send,
+        *,
+        redispatch_seconds: float,
+        longest: Backoff,
     ) -> None:
         self._sessions = sessions
         self._redis = client
         self._send = send
         self._redispatch_seconds = redispatch_seconds
+        self._longest = longest
         self._incarnation: str | None = None
         #: The job of the lane below that was last published in a lane.
         self._overtaking: dict[Lane, uuid.UUID] = {}
@@ -77,6 +84,7 @@ class Dispatcher:
         Raises:
             redis.RedisError, OperationalError, DatabaseUnavailable: Try again later.
         """
+        self._notice_clock()
         self._notice_loss()
         window = self._window()
         for lane in LANES:
@@ -84,6 +92,12 @@ class Dispatcher:
         for lane in BELOW:
             self._let_overtake(lane)
         self._dead_letters()
+
+    def _notice_clock(self) -> None:
+        with get_db_session(self._sessions) as session:
+            shortened = clock.shorten_waits(session, lanes=LANES, longest=self._longest)
+        if shortened:
+            logger.warning("postgresql's clock was set back", extra={"jobs": shortened})
 
     def _notice_loss(self) -> None:
         found = self._redis.get(INCARNATION_KEY)
@@ -225,11 +239,7 @@ class Reaper:
         self._sessions = sessions
         self._stillness = Stillness(lease_seconds=settings.lease_seconds, clock=clock)
         self._max_crashes = settings.max_crashes
-        self._backoff = Backoff.of(
-            policy_of(WorkerLost),
-            base_seconds=settings.retry_base_seconds,
-            cap_seconds=settings.retry_cap_seconds,
-        )
+        self._backoff = _backoff(policy_of(WorkerLost), settings)
 
     def run(self) -> None:
         """One round.
@@ -250,6 +260,14 @@ class Reaper:
                 "worker lost: job taken from it",
                 extra={"job_id": str(job.job_id), "worker": job.worker_name, "status": job.status},
             )
+
+
+def _backoff(policy: Policy, settings: Settings) -> Backoff:
+    return Backoff.of(
+        policy,
+        base_seconds=settings.retry_base_seconds,
+        cap_seconds=settings.retry_cap_seconds,
+    )
 
 
 HELD: Final = select(
@@ -309,6 +327,8 @@ class Janitor:
         self._sessions = sessions
         self._uploads = uploads
         self._keep_seconds = keep_seconds
+        #: Uploads that no job had when we last looked.
+        self._orphans: set[uuid.UUID] = set()
 
     def run(self) -> None:
         """One round.
@@ -324,17 +344,29 @@ class Janitor:
                 purged = retention.purge_uploads(
                     session, self._uploads, older_than_seconds=self._keep_seconds
                 )
-        orphans = sum(map(self._delete_orphans, retention.stored_long_ago(self._uploads)))
+        orphans = self._delete_orphans()
         swept = self._uploads.sweep()
         if purged or orphans or swept:
             logger.info(
                 "uploads deleted", extra={"old": purged, "orphans": orphans, "unfinished": swept}
             )
 
-    def _delete_orphans(self, job_ids: list[uuid.UUID]) -> int:
-        # a transaction of its own: walking the folder may take longer than one may stand idle
-        with get_db_session(self._sessions) as session:
-            return retention.delete_orphans(session, self._uploads, job_ids)
+    def _delete_orphans(self) -> int:
+        """Delete the uploads that nobody had in the last round either; returns how many.
+
+        One look is not enough: a clock that is set forward makes an upload look old whose row is
+        just being written.
+        """
+        found: set[uuid.UUID] = set()
+        for job_ids in retention.stored_long_ago(self._uploads):
+            # a transaction each: walking the folder may take longer than one may stand idle
+            with get_db_session(self._sessions) as session:
+                found |= retention.orphans(session, job_ids)
+        again = found & self._orphans
+        for job_id in again:
+            self._uploads.delete(job_id)
+        self._orphans = found - again
+        return len(again)
 
 
 class Round(Protocol):
@@ -394,7 +426,13 @@ def make_loops(
     settings: Settings, sessions: Sessions, uploads: UploadStore, client: redis.Redis, send: Send
 ) -> list[Loop]:
     """Everything that the maintenance role does beside the dead letter queue."""
-    dispatcher = Dispatcher(sessions, client, send, redispatch_seconds=settings.redispatch_seconds)
+    dispatcher = Dispatcher(
+        sessions,
+        client,
+        send,
+        redispatch_seconds=settings.redispatch_seconds,
+        longest=_backoff(LONGEST, settings),
+    )
     # Stillness takes a look after more than half of a lease for one after an outage
     look_seconds = min(REAPER_SECONDS, settings.lease_seconds / 6)
     janitor = Janitor(sessions, uploads, keep_seconds=settings.upload_retention_hours * 3600)

@@ -74,6 +74,14 @@ TABLE: Final[Mapping[type[ServiceError], Policy]] = {
 }
 
 
+#: No error asks for a longer wait; for those who do not know which it was.
+LONGEST: Final = Policy(
+    Course.WAIT,
+    pause=max(policy.pause for policy in TABLE.values()),
+    longest=max(policy.longest for policy in TABLE.values()),
+)
+
+
 def policy_of(kind: type[ServiceError]) -> Policy:
     """Look a class of error up, or its nearest ancestor."""
     return next(TABLE[cls] for cls in kind.__mro__ if cls in TABLE)

@@ -338,7 +338,7 @@ def lanes(session: Session, names: Sequence[str]) -> list[LaneState]:
 
 def workers(session: Session, *, limit: int = 500) -> list[WorkerView]:
     """List the processes that wrote of themselves, the latest first."""
-    silent = func.extract("epoch", func.now() - Worker.seen_at)
+    silent = func.abs(func.extract("epoch", func.now() - Worker.seen_at))
     rows = session.execute(
         select(Worker, silent).order_by(Worker.seen_at.desc(), Worker.name).limit(limit)
     )

@@ -60,9 +60,6 @@ def stored_long_ago(store: UploadStore, *, batch: int = BATCH) -> Iterator[list[
         yield ids
 
 
-def delete_orphans(session: Session, store: UploadStore, job_ids: Sequence[uuid.UUID]) -> int:
-    """Delete those of these uploads that no job has; returns how many."""
-    orphans = {*job_ids} - {*session.scalars(KNOWN, {"ids": list(job_ids)})}
-    for job_id in orphans:
-        store.delete(job_id)
-    return len(orphans)
+def orphans(session: Session, job_ids: Sequence[uuid.UUID]) -> set[uuid.UUID]:
+    """Those of these uploads that no job has."""
+    return {*job_ids} - {*session.scalars(KNOWN, {"ids": list(job_ids)})}

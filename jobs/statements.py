@@ -216,7 +216,9 @@ WITH urgent AS (
        AND lane = 'high'
        AND {_NOT_PAUSED.format(lane="'high'")}
        AND not_before <= now() - make_interval(secs => :patience)
-       AND (room_made_at IS NULL OR room_made_at < now() - make_interval(secs => :again))
+       AND (room_made_at IS NULL
+            OR room_made_at NOT BETWEEN now() - make_interval(secs => :again)
+                                AND now() + make_interval(secs => :again))
      ORDER BY not_before, id
      LIMIT 1
        FOR UPDATE SKIP LOCKED
@@ -523,7 +525,8 @@ SELECT id
   FROM transcription_jobs
  WHERE status = 'failed'
    AND dead_letter_noted_at IS NULL
-   AND completed_at < now() - make_interval(secs => :older_than)
+   AND completed_at NOT BETWEEN now() - make_interval(secs => :older_than)
+                        AND now() + make_interval(secs => :older_than)
  ORDER BY completed_at
  LIMIT :limit
 """)

@@ -30,10 +30,16 @@ SELECT COALESCE(sum(slots), 0)
   FROM workers
  WHERE role = 'worker'
    AND NOT draining
-   AND seen_at > now() - make_interval(secs => :silent)
+   AND abs(EXTRACT(EPOCH FROM now() - seen_at)) < :silent
 """)
 
-FORGET: Final = text("DELETE FROM workers WHERE seen_at < now() - make_interval(secs => :forget)")
+#: Who was seen in the future was seen before PostgreSQL's clock was set back, and writes again soon
+#: if it lives.
+FORGET: Final = text("""
+DELETE FROM workers
+ WHERE seen_at NOT BETWEEN now() - make_interval(secs => :forget)
+                       AND now() + make_interval(secs => :silent)
+""")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +72,7 @@ def leave(session: Session, name: str) -> None:
 
 def forget_silent(session: Session) -> None:
     """Delete the rows of processes that died without taking leave."""
-    session.execute(FORGET, {"forget": FORGET_SECONDS})
+    session.execute(FORGET, {"forget": FORGET_SECONDS, "silent": SILENT_SECONDS})
 
 
 def live_slots(session: Session) -> int:

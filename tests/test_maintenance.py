@@ -25,7 +25,7 @@ from config import Settings
 from database import Sessions
 from errors import DatabaseUnavailable, DecoderKilled, ServiceError, StorageUnavailable
 from jobs import lifecycle, workers
-from jobs.lifecycle import Beat, Lease, StillLease
+from jobs.lifecycle import Backoff, Beat, Lease, StillLease
 from jobs.retention import ORPHAN_SECONDS
 from jobs.uploads import MARKER, PART_DIR, STALE_PART_SECONDS, UploadStore
 from jobs.workers import FORGET_SECONDS, WorkerState
@@ -58,6 +58,7 @@ owner_id = jobs_conftest.owner_id
 make_job = jobs_conftest.make_job
 
 LEASE_SECONDS = 60.0
+BACKOFF = Backoff(base_seconds=10.0, cap_seconds=600.0)
 
 
 def settings_of(url: str = "redis://127.0.0.1:1", **values: object) -> Settings:
@@ -94,7 +95,7 @@ MakeDispatcher = Callable[..., Dispatcher]
 def make_dispatcher(sessions: Sessions, app: Celery, client: redis.Redis) -> MakeDispatcher:
     def make(send_one: Send | None = None) -> Dispatcher:
         send_one = send_one or functools.partial(send, app)
-        return Dispatcher(sessions, client, send_one, redispatch_seconds=60)
+        return Dispatcher(sessions, client, send_one, redispatch_seconds=60, longest=BACKOFF)
 
     return make
 
@@ -212,6 +213,21 @@ def test_a_loss_during_a_change_of_the_guard_is_noticed_too(
     assert published(client, "normal") == [job.id]
 
 
+def test_what_a_clock_that_was_set_back_left_in_the_future_is_published(
+    dispatcher: Dispatcher,
+    make_job: MakeJob,
+    client: redis.Redis,
+    sessions: Sessions,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    job = make_job()
+    set_column(sessions, job.id, "not_before = now() + interval '2 h'")
+    dispatcher.run()
+
+    assert published(client, "normal") == [job.id]
+    assert "postgresql's clock was set back" in caplog.text
+
+
 def test_of_two_dispatchers_each_notices_the_loss_and_no_job_is_left_out(
     make_dispatcher: MakeDispatcher, make_job: MakeJob, client: redis.Redis
 ) -> None:
@@ -278,7 +294,9 @@ def test_nothing_is_marked_while_redis_is_away(
 ) -> None:
     job = make_job()
     client = make_redis(settings_of())
-    dispatcher = Dispatcher(sessions, client, functools.partial(send, app), redispatch_seconds=60)
+    dispatcher = Dispatcher(
+        sessions, client, functools.partial(send, app), redispatch_seconds=60, longest=BACKOFF
+    )
 
     with pytest.raises(redis.RedisError):
         dispatcher.run()
@@ -720,13 +738,30 @@ def test_the_janitor_deletes_what_is_old_orphaned_or_unfinished_and_nothing_else
     part = store.root / PART_DIR / str(uuid7())
     part.touch()
     age(part, STALE_PART_SECONDS + 60)
-    Janitor(sessions, store, keep_seconds=3600).run()
+    janitor = Janitor(sessions, store, keep_seconds=3600)
+    janitor.run()
+    janitor.run()
 
     assert [path.exists() for path in (kept, young_orphan)] == [True, True]
     assert [path.exists() for path in (old, orphan, part)] == [False, False, False]
-    (record,) = [record for record in caplog.records if record.message == "uploads deleted"]
-    figures = (vars(record)[name] for name in ("old", "orphans", "unfinished"))
-    assert tuple(figures) == (1, 1, 1)
+    told = [record for record in caplog.records if record.message == "uploads deleted"]
+    figures = [[vars(record)[name] for name in ("old", "orphans", "unfinished")] for record in told]
+    assert figures == [[1, 0, 1], [0, 1, 0]]
+
+
+def test_an_upload_whose_row_comes_between_two_rounds_is_kept(
+    make_job: MakeJob, sessions: Sessions, store: UploadStore
+) -> None:
+    job_id = uuid7()
+    upload = put(store, job_id)
+    age(upload, 2 * ORPHAN_SECONDS)  # as a clock that was set forward shows it
+    janitor = Janitor(sessions, store, keep_seconds=3600)
+    janitor.run()
+    make_job(id=job_id)
+    janitor.run()
+    janitor.run()
+
+    assert upload.exists()
 
 
 def test_uploads_are_kept_for_ever_where_retention_is_off(

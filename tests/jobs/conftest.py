@@ -137,7 +137,8 @@ def _delayed(sessions: sessionmaker[Session], job_id: uuid.UUID) -> None:
     with sessions.begin() as session:
         session.execute(
             text(
-                "UPDATE transcription_jobs SET not_before = now() + interval '1 h' WHERE id = :id"
+                "UPDATE transcription_jobs SET not_before = now() + interval '1 h',"
+                " put_off_count = 1 WHERE id = :id"
             ),
             {"id": job_id},
         )

@@ -129,8 +129,8 @@ class Stack:
             wait_for(lambda: process.said("ready"), "the worker is ready")
         return process
 
-    def maintenance(self) -> Process:
-        process = self.start("maintenance", "worker.py", "--role", "maintenance")
+    def maintenance(self, **variables: str) -> Process:
+        process = self.start("maintenance", "worker.py", "--role", "maintenance", **variables)
         wait_for(lambda: process.said("ready"), "maintenance is ready")
         return process
 
