@@ -18,6 +18,8 @@
       LeaseLost                   this worker no longer owns the job
       Interrupted                 an attempt was asked to stop
         CancelRequested, Draining, DeadlineExceeded, Occupied, SteppedAside
+      OutgoingFailed              a call to somebody else's server failed
+        AddressRefused, ReplyTooLarge, ReplyRefused
       SettingsError               the configuration is wrong
       LocalServerFailed           our own PostgreSQL or Valkey does not run
 
@@ -318,6 +320,34 @@ class Occupied(Interrupted):
     """Another job that has to run alone does."""
 
     code = "occupied"
+
+
+class OutgoingFailed(ServiceError):
+    """The other server cannot be reached, or gave no answer.
+
+    ``reason`` in ``data`` says what went wrong: ``name``, ``connection``, ``tls``, ``protocol`` or
+    ``timeout``.
+    """
+
+    code = "outgoing_failed"
+
+
+class AddressRefused(OutgoingFailed):
+    """That address may not be called."""
+
+    code = "address_refused"
+
+
+class ReplyTooLarge(OutgoingFailed):
+    """The other server's answer is larger than this service reads."""
+
+    code = "reply_too_large"
+
+
+class ReplyRefused(OutgoingFailed):
+    """The other server's answer is none that this service can use."""
+
+    code = "reply_refused"
 
 
 class SettingsError(ServiceError):

@@ -57,6 +57,10 @@ TABLE: Final[Mapping[type[ServiceError], Policy]] = {
     errors.ModelUnavailable: GIVE_UP,
     errors.SettingsError: GIVE_UP,
     errors.LocalServerFailed: GIVE_UP,
+    # the URL is, or what it leads to
+    errors.AddressRefused: GIVE_UP,
+    errors.ReplyTooLarge: GIVE_UP,
+    errors.ReplyRefused: GIVE_UP,
     # until the jobs beside it have ended
     errors.EngineOutOfMemory: Policy(Course.RETRY, pause=6),
     errors.DecoderKilled: Policy(Course.RETRY, pause=6),

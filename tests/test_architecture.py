@@ -23,7 +23,7 @@ PROJECT_DIR = Path(__file__).resolve().parent.parent
 ROWS = (
     {"errors"},
     {"config", "config_values", "machine", "retries", "telemetry"},
-    {"speech", "local_servers"},
+    {"speech", "local_servers", "outgoing"},
     {"models"},
     {"database"},
     {"auth", "celery_app", "jobs", "model_pool", "model_shelf", "solo"},
@@ -45,6 +45,15 @@ ENGINES = {"ctranslate2", "faster_whisper", "openvino", "torch", "whisper"}
 HTTP = {"fastapi", "starlette", "uvicorn"}
 DATABASE = {"alembic", "psycopg2", "sqlalchemy"}
 BROKER = {"celery", "kombu", "redis"}
+#: What HTTP is spoken with.
+CLIENTS = {"http.client", "httpcore2", "httpx2", "requests", "urllib.request", "urllib3"}
+#: Who speaks it beside the client for addresses that clients name, to whom operators named.
+CALLERS = {
+    "serve": "its own web process",
+    "welcome": "the same",
+    "speech.engines.converted": "Hugging Face",
+    "speech.engines.downloads": "openai-whisper's servers, or MODEL_BASE_URL",
+}
 #: What stands below a module and is none of its business all the same; and other people's code.
 NEVER: Mapping[str, set[str]] = {
     "api": {"model_pool", "model_shelf", "speech.audio", "tasks", *ENGINES},
@@ -60,6 +69,7 @@ NEVER: Mapping[str, set[str]] = {
     "maintenance": {"model_pool", "speech.engines", *ENGINES, *HTTP},
     "migrations": {"jobs", "speech", "telemetry", *BROKER, *ENGINES, *HTTP},
     "model_pool": {"config", "database", "models", *BROKER, *DATABASE, *ENGINES, *HTTP},
+    "outgoing": {"config", "telemetry", *BROKER, *DATABASE, *ENGINES, *HTTP},
     "models": {"config", "speech", "telemetry", *BROKER, *ENGINES, *HTTP},
     "solo": {"config", "database", "models", *BROKER, *DATABASE, *ENGINES, *HTTP},
     "serve": {"api", "jobs", "models", "speech", "tasks", *BROKER, *ENGINES, *HTTP},
@@ -173,6 +183,13 @@ def test_only_engines_load_engines() -> None:
 
     assert served
     assert all(is_within(module, LOADERS) for module in served)
+
+
+def test_nobody_else_calls_out() -> None:
+    served = {module for module in modules() if top(module) not in {"bench", "training"}}
+    callers = {module for module in served if imports(module) & CLIENTS}
+
+    assert {module for module in callers if not is_within(module, "outgoing")} == {*CALLERS}
 
 
 def test_the_tables_know_nothing_of_engines() -> None:
