@@ -12,6 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import IO, Annotated, Any, Final, Literal, Self
 
@@ -43,6 +44,8 @@ QUEUES: Final = ("high", "normal", "retry")
 DEAD_LETTERS: Final = frozenset({"dlq", "transcription.dlq"})
 
 Names = Annotated[tuple[str, ...], NoDecode]
+Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode]
+Port = Annotated[int, Field(ge=1, le=65535)]
 Pause = Annotated[float, Field(gt=0, le=LONGEST_SECONDS)]
 Wait = Annotated[float, Field(ge=0, le=LONGEST_SECONDS)]
 Count = Annotated[int, Field(ge=1, le=1000)]
@@ -245,6 +248,17 @@ class Settings(BaseSettings):
         168.0, ge=0, le=100_000, description="Uploads of ended jobs are deleted after; 0 keeps them"
     )
 
+    # Outgoing calls
+    outgoing_allowed_networks: Networks = Field(
+        (), description="Networks beside the public internet that clients may have called"
+    )
+    outgoing_allow_http: bool = Field(
+        False, description="Whether clients may have plain http:// called, at port 80"
+    )
+    outgoing_ports: Annotated[tuple[Port, ...], NoDecode] = Field(
+        (443,), description="Ports that clients may have called, separated by commas"
+    )
+
     # PostgreSQL
     database_pool_size: Count = Field(10, description="Connections kept open by one process")
     database_max_overflow: int = Field(
@@ -264,10 +278,17 @@ class Settings(BaseSettings):
         None, description="Compose only: password of Flower's user `admin`; made at first start"
     )
 
-    @field_validator("celery_queues", "trusted_hosts", "api_keys", mode="before")
+    @field_validator("celery_queues", "trusted_hosts", "api_keys", "outgoing_ports", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return values.names(value) if isinstance(value, str) else value
+
+    @field_validator("outgoing_allowed_networks", mode="before")
+    @classmethod
+    def _networks(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(map(values.network, values.names(value)))
 
     @field_validator("log_level", "log_format", "whisper_device", mode="before")
     @classmethod

@@ -41,6 +41,10 @@ _CERT_REQS: Final = {
     **{name: name for name in ("none", "optional", "required")},
     **{f"CERT_{name.upper()}": name for name in ("none", "optional", "required")},
 }
+_NETWORK_FORM: Final = (
+    "Input should be networks such as 10.0.0.0/8 or fd00::/8, without bits beyond the prefix,"
+    " or single addresses"
+)
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST: Final = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
 _HOST_CHARS: Final = 253
@@ -126,6 +130,14 @@ def host_name(value: str) -> str:
         return f"[{ipaddress.IPv6Address(name.removeprefix('[').removesuffix(']'))}]"
     except ValueError:
         raise ValueError(_HOST_FORM) from None
+
+
+def network(value: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """Read a network, or an address as a network of one."""
+    try:
+        return ipaddress.ip_network(value)
+    except ValueError:
+        raise ValueError(_NETWORK_FORM) from None
 
 
 def queues(given: Iterable[str], known: tuple[str, ...]) -> tuple[str, ...]:

@@ -21,7 +21,8 @@ import config
 from app import create_app
 from config import ENV_FILE, PROJECT_DIR, QUEUES, RENAMED, RETIRED, SERVERS_FILE, Settings
 from config_values import TLS_OPTIONS
-from errors import SettingsError
+from errors import AddressRefused, SettingsError
+from outgoing import Outgoing
 
 EXAMPLE = PROJECT_DIR / ".env.example"
 SECRET = "hunter2-hunter2-hunter2"
@@ -402,6 +403,20 @@ def test_host_names_are_as_they_stand_in_requests(
     assert read(TRUSTED_HOSTS=given).trusted_hosts == hosts
 
 
+def test_networks_and_ports_are_taken_as_the_client_for_calls_takes_them(read: Read) -> None:
+    settings = read(OUTGOING_ALLOWED_NETWORKS="10.0.0.0/8, ::1", OUTGOING_PORTS="443, 8443")
+    client = Outgoing(
+        allow=settings.outgoing_allowed_networks,
+        allow_http=settings.outgoing_allow_http,
+        ports=settings.outgoing_ports,
+    )
+
+    assert client.check("https://10.1.2.3:8443/") == "https://10.1.2.3:8443/"
+    assert client.check("https://[::1]/") == "https://[::1]/"
+    with pytest.raises(AddressRefused):
+        client.check("https://[::2]/")
+
+
 def test_a_relative_path_is_meant_from_the_project_wherever_one_stands(
     read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -447,6 +462,10 @@ HOSTS = (
     "Input should be names such as example.com, *.example.com or 192.0.2.1,"
     " without scheme, port and path"
 )
+NETWORKS = (
+    "Input should be networks such as 10.0.0.0/8 or fd00::/8, without bits beyond the prefix,"
+    " or single addresses"
+)
 HUGE = "9" * 5000
 REFUSED = [
     ("PORT", "http", "PORT=http: Input should be a whole number"),
@@ -491,6 +510,22 @@ REFUSED = [
         "CELERY_QUEUES=dlq: Input should be one or more of high, normal, retry",
     ),
     ("CELERY_QUEUES", ",", "CELERY_QUEUES=,: Input should be one or more of high, normal, retry"),
+    (
+        "OUTGOING_ALLOWED_NETWORKS",
+        "10.0.0.0/8,intranet",
+        "OUTGOING_ALLOWED_NETWORKS=10.0.0.0/8,intranet: " + NETWORKS,
+    ),
+    (
+        "OUTGOING_ALLOWED_NETWORKS",
+        "10.0.0.1/8",
+        "OUTGOING_ALLOWED_NETWORKS=10.0.0.1/8: " + NETWORKS,
+    ),
+    (
+        "OUTGOING_PORTS",
+        "443,https",
+        "OUTGOING_PORTS=https: Input should be a whole number",
+    ),
+    ("OUTGOING_PORTS", "0", "OUTGOING_PORTS=0: Input should be greater than or equal to 1"),
     (
         "HEARTBEAT_SECONDS",
         "21",
