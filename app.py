@@ -22,20 +22,22 @@ from api import (
     health,
     jobs,
     memory,
+    protocol,
     queues,
     results,
     transcriptions,
 )
 from api.admin_schemas import Resolution, Retry
+from api.connections import Limits
 from api.middleware import (
     DOCS,
     HostMiddleware,
     HTTPSMiddleware,
     LingerMiddleware,
+    PaceMiddleware,
     RequestMiddleware,
     SlashMiddleware,
 )
-from api.protocol import ProblemProtocol
 from api.queues import Pause
 from api.schemas import JobPatch
 from api.services import Services
@@ -47,15 +49,26 @@ from telemetry import configure_logging
 #: Requests under way when the process is told to stop have so long to finish. A client that reads
 #: an endless answer must not keep the process from ending.
 GRACEFUL_SECONDS: Final = 10
-#: How uvicorn serves us, whatever else it is told.
-SERVING: Final[dict[str, Any]] = {
-    "http": ProblemProtocol,
-    "ws": "none",
-    "server_header": False,
-    # our own line for each request says more, and no query
-    "access_log": False,
-    "log_config": None,
-}
+
+
+def serving(settings: Settings) -> dict[str, Any]:
+    """How uvicorn serves us, whatever else it is told."""
+    limits = Limits(
+        head_seconds=settings.header_timeout_seconds,
+        max_connections=settings.max_connections,
+        max_per_address=settings.max_connections_per_address,
+    )
+    return {
+        "http": protocol.protocol(limits, settings.trusted_proxies),
+        "ws": "none",
+        "forwarded_allow_ips": list(settings.trusted_proxies),
+        "timeout_keep_alive": settings.keep_alive_seconds,
+        "timeout_graceful_shutdown": GRACEFUL_SECONDS,
+        "server_header": False,
+        # our own line for each request says more, and no query
+        "access_log": False,
+        "log_config": None,
+    }
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -98,6 +111,7 @@ def create_app(settings: Settings) -> FastAPI:
 def _surround(app: FastAPI, settings: Settings) -> None:
     """Put the middleware around the app, the innermost first."""
     app.add_middleware(SlashMiddleware)
+    app.add_middleware(PaceMiddleware, idle_seconds=settings.body_timeout_seconds)
     if settings.force_https:
         app.add_middleware(HTTPSMiddleware)
     if settings.trusted_hosts:
@@ -131,13 +145,7 @@ def main() -> None:
         settings = Settings.from_env()
     except SettingsError as error:
         sys.exit(error.message)
-    uvicorn.run(
-        "app:app",
-        host=settings.host,
-        port=settings.port,
-        timeout_graceful_shutdown=GRACEFUL_SECONDS,
-        **SERVING,
-    )
+    uvicorn.run("app:app", host=settings.host, port=settings.port, **serving(settings))
 
 
 if __name__ == "__main__":

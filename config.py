@@ -135,6 +135,10 @@ class Settings(BaseSettings):
     trusted_hosts: Names = Field(
         (), description="Host names that requests may be for, separated by commas; any"
     )
+    trusted_proxies: Names = Field(
+        ("127.0.0.1", "::1"),
+        description="Addresses and networks of proxies, whose word on clients is taken",
+    )
     force_https: bool = Field(False, description="Redirect plain HTTP to HTTPS")
     docs_enabled: bool = Field(True, description="Serve the API's documentation at /docs")
     max_upload_size_mb: Megabytes = Field(
@@ -142,6 +146,19 @@ class Settings(BaseSettings):
     )
     min_free_disk_mb: Megabytes = Field(
         1024, ge=0, description="Free space that an upload must leave on the disk, in MB"
+    )
+    header_timeout_seconds: Pause = Field(
+        10.0, description="Longest time that the head of a request may take"
+    )
+    body_timeout_seconds: Pause = Field(
+        30.0, description="Longest time in which nothing of a body arrives"
+    )
+    keep_alive_seconds: Pause = Field(
+        20.0, description="How long a connection is kept for a further request"
+    )
+    max_connections: int = Field(400, ge=1, le=100_000, description="Connections at once")
+    max_connections_per_address: int = Field(
+        100, ge=1, le=100_000, description="Connections at once from one address, proxies excepted"
     )
     publish_budget_ms: int = Field(
         150, ge=10, le=10_000, description="Longest time that a submission waits for Redis"
@@ -278,7 +295,10 @@ class Settings(BaseSettings):
         None, description="Compose only: password of Flower's user `admin`; made at first start"
     )
 
-    @field_validator("celery_queues", "trusted_hosts", "api_keys", "outgoing_ports", mode="before")
+    @field_validator(
+        "celery_queues", "trusted_hosts", "trusted_proxies", "api_keys", "outgoing_ports",
+        mode="before",
+    )  # fmt: skip
     @classmethod
     def _split(cls, value: object) -> object:
         return values.names(value) if isinstance(value, str) else value
@@ -320,6 +340,11 @@ class Settings(BaseSettings):
     @classmethod
     def _host_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(map(values.host_name, value))
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(values.proxies, value))
 
     @field_validator("api_keys")
     @classmethod

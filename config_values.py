@@ -140,6 +140,13 @@ def network(value: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         raise ValueError(_NETWORK_FORM) from None
 
 
+def proxies(value: str) -> str:
+    """Check a network of proxies: not everybody, for anybody could say that they are another."""
+    if network(value).prefixlen == 0:
+        raise ValueError(_NETWORK_FORM)
+    return value
+
+
 def queues(given: Iterable[str], known: tuple[str, ...]) -> tuple[str, ...]:
     """Bring the names of queues into their order of urgency."""
     # the first version called them transcription.high and so on

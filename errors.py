@@ -3,7 +3,7 @@
     ServiceError
       ClientError                 the request is wrong
         InvalidRequest, EmptyFile, UploadTooLarge, UnknownModel, BadCursor
-        NotAuthenticated, NotAllowed, NotFound
+        NotAuthenticated, NotAllowed, NotFound, TooManyConnections
       MediaError                  the file is wrong
         NotAudio, NoAudioStream, NoAudioSamples, AudioTooLong, TooManyStreams, TooManyChannels,
         BadSampleRate, DecodeLimit, UploadMissing
@@ -110,6 +110,12 @@ class NotFound(ClientError):
     """There is no such thing, or it is not yours."""
 
     code = "not_found"
+
+
+class TooManyConnections(ClientError):
+    """There are too many connections from this address."""
+
+    code = "too_many_connections"
 
 
 class MediaError(ServiceError):

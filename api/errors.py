@@ -40,6 +40,7 @@ STATUS: Final[Mapping[type[ServiceError], int]] = {
     errors.NotAuthenticated: 401,
     errors.NotAllowed: 403,
     errors.NotFound: 404,
+    errors.TooManyConnections: 429,
     errors.UploadMissing: 410,
     errors.ConflictError: 409,
     errors.CapacityError: 503,
@@ -54,13 +55,15 @@ HTTP_CODES: Final = {
     406: "not_acceptable",
     408: "request_timeout",
     413: "body_too_large",
+    414: "uri_too_long",
     415: "unsupported_media_type",
     416: "range_not_satisfiable",
+    431: "headers_too_large",
     503: "unavailable",
 }
 METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 #: When to try again, in seconds, where the error itself does not know.
-RETRY_AFTER: Final = {503: 5, 507: 60}
+RETRY_AFTER: Final = {429: 5, 503: 5, 507: 60}
 #: Sent to nobody: the client is gone. The number is nginx's.
 CLIENT_CLOSED_REQUEST: Final = 499
 

@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import Final
 
 from starlette.datastructures import URL, Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -42,9 +43,14 @@ DOCS_CONTENT_POLICY: Final = (
 )
 STRICT_TRANSPORT: Final = "max-age=31536000"
 
+#: How slowly a body may arrive, and by how much it may be late at any time.
+LEAST_BYTES_PER_SECOND: Final = 500.0
+GRACE_SECONDS: Final = 60.0
+
 #: How long the rest of a body is read and thrown away after it was refused. Closing at once
 #: would reset the connection, and a client that is still sending would never see the answer.
 LINGER_SECONDS: Final = 5.0
+TOO_SLOW: Final = "The body stopped arriving, or arrives too slowly."
 
 
 class RequestMiddleware:
@@ -159,6 +165,52 @@ class LingerMiddleware:
 def _has_body(scope: Scope) -> bool:
     headers = Headers(scope=scope)
     return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+
+
+class PaceMiddleware:
+    """Gives up bodies that stop arriving, or arrive in drops; counts only the waiting for them.
+
+    Args:
+        idle_seconds: How long nothing may come.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        idle_seconds: float,
+        grace_seconds: float = GRACE_SECONDS,
+        least_bytes_per_second: float = LEAST_BYTES_PER_SECOND,
+    ) -> None:
+        self._app = app
+        self._idle_seconds = idle_seconds
+        self._grace_seconds = grace_seconds
+        self._least_bytes_per_second = least_bytes_per_second
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not _has_body(scope):
+            await self._app(scope, receive, send)
+            return
+        left_seconds = self._grace_seconds
+        more = True
+
+        async def receive_in_time() -> Message:
+            nonlocal left_seconds, more
+            if not more:
+                return await receive()
+            started_at = time.monotonic()
+            try:
+                async with asyncio.timeout(min(self._idle_seconds, left_seconds)):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, TOO_SLOW) from None
+            earned = len(message.get("body", b"")) / self._least_bytes_per_second
+            left_seconds += earned - (time.monotonic() - started_at)
+            left_seconds = min(left_seconds, self._grace_seconds)
+            more = message.get("more_body", False)
+            return message
+
+        await self._app(scope, receive_in_time, send)
 
 
 class SlashMiddleware:

@@ -22,8 +22,6 @@ from jobs.uploads import Upload, UploadStore, UploadWriter
 
 #: Handed to the disk at once: each step costs a change of threads.
 STEP_BYTES: Final = 2**20
-#: A client that sends nothing for so long has gone, whatever its connection says.
-IDLE_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +41,6 @@ class Reception:
     query: Mapping[str, str]
     defaults: Defaults
     may_use_high: bool
-    idle_seconds: float = IDLE_SECONDS
 
     def wishes(self, form: Mapping[str, str]) -> Wishes:
         return read(self.query, form, self.defaults, may_use_high=self.may_use_high)
@@ -65,7 +62,7 @@ async def receive(request: Request, store: UploadStore, reception: Reception) ->
     _require_plain(request)
     expected_bytes = _expected_bytes(request, store)
     async with _writing(store, reception.job_id, expected_bytes) as pen:
-        await _copy(request, reader, pen, reception.idle_seconds)
+        await _copy(request, reader, pen)
         filename = reader.require_end()
         wishes = reception.wishes(reader.fields)
         upload = await pen.finish()
@@ -137,16 +134,8 @@ async def _writing(
             await pen.close()
 
 
-async def _copy(request: Request, reader: FormReader, pen: _Pen, idle_seconds: float) -> None:
-    pieces = aiter(request.stream())
-    while True:
-        try:
-            async with asyncio.timeout(idle_seconds):
-                data = await anext(pieces, b"")
-        except TimeoutError:
-            raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, "The body stopped arriving.") from None
-        if not data:
-            break
+async def _copy(request: Request, reader: FormReader, pen: _Pen) -> None:
+    async for data in request.stream():
         reader.feed(data)
         if reader.waiting_bytes >= STEP_BYTES:
             await pen.write(reader.take())

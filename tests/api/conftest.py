@@ -17,7 +17,8 @@ from starlette.testclient import TestClient
 from uuid_utils.compat import uuid7
 
 import auth
-from app import SERVING, create_app
+from app import create_app
+from app import serving as options_of
 from auth import Grant
 from config import Settings
 from jobs import lifecycle
@@ -232,15 +233,10 @@ def stored(settings: Settings) -> list[Path]:
 
 
 @contextlib.contextmanager
-def serving(settings: Settings) -> Iterator[int]:
+def serving(settings: Settings, **options: Any) -> Iterator[int]:
     """Run uvicorn on a free port of the loopback; gives the port."""
-    config = uvicorn.Config(
-        create_app(settings),
-        host="127.0.0.1",
-        port=0,
-        timeout_graceful_shutdown=2,
-        **SERVING,
-    )
+    given = {**options_of(settings), "timeout_graceful_shutdown": 2, **options}
+    config = uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, **given)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="uvicorn")
     thread.start()

@@ -1,12 +1,16 @@
 """What every answer has, and who is not answered at all."""
 
+import asyncio
 import json
 import logging
 import re
+from typing import Any
 
 import pytest
+from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
+from api.middleware import PaceMiddleware
 from app import create_app
 from telemetry import configure_logging
 
@@ -156,3 +160,68 @@ def test_probes_are_answered_by_address(client_of):
     client = client_of(trusted_hosts="stt.example.org")
 
     assert client.get("/health", headers={"Host": "10.0.0.7"}).status_code == 200
+
+
+# Bodies that arrive in drops
+
+
+class Drops:
+    """Gives a body byte by byte, with a pause before each."""
+
+    def __init__(self, *, count: int, pause_seconds: float) -> None:
+        self._left = count
+        self._pause_seconds = pause_seconds
+
+    async def __call__(self) -> dict[str, Any]:
+        await asyncio.sleep(self._pause_seconds)
+        self._left -= 1
+        return {"type": "http.request", "body": b"x", "more_body": self._left > 0}
+
+
+def received(drops: Drops, **pace: float) -> int:
+    """How much of a body gets past the pace."""
+    count = 0
+
+    async def read(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal count
+        more = True
+        while more:
+            message = await receive()
+            count += len(message["body"])
+            more = message["more_body"]
+
+    async def send(message: Any) -> None: ...
+
+    scope = {"type": "http", "headers": [(b"transfer-encoding", b"chunked")]}
+    asyncio.run(PaceMiddleware(read, **pace)(scope, drops, send))
+    return count
+
+
+@pytest.mark.security("upload", "a body that arrives in drops")
+def test_a_body_that_arrives_in_drops_is_given_up():
+    drops = Drops(count=10_000, pause_seconds=0.001)
+
+    with pytest.raises(HTTPException) as caught:
+        received(drops, idle_seconds=60, grace_seconds=0.05, least_bytes_per_second=1e6)
+    assert caught.value.status_code == 408
+
+
+def test_a_body_that_arrives_fast_enough_is_taken():
+    drops = Drops(count=100, pause_seconds=0.001)
+
+    # every byte earns as much time as there is at all
+    assert received(drops, idle_seconds=60, grace_seconds=60, least_bytes_per_second=0.01) == 100
+
+
+def test_time_that_we_take_ourselves_does_not_count():
+    async def read(scope: Any, receive: Any, send: Any) -> None:
+        for _ in range(40):
+            await receive()
+            await asyncio.sleep(0.05)
+
+    async def send(message: Any) -> None: ...
+
+    scope = {"type": "http", "headers": [(b"transfer-encoding", b"chunked")]}
+    pace = PaceMiddleware(read, idle_seconds=60, grace_seconds=0.5, least_bytes_per_second=1e9)
+    # four times as long as there is for waiting
+    asyncio.run(pace(scope, Drops(count=100, pause_seconds=0), send))
