@@ -1,4 +1,4 @@
-"""The loops that keep jobs moving: dispatcher, reaper, prober, janitor.
+"""The loops that keep jobs moving: dispatcher, prober, janitor, and the reaper of ``reaper``.
 
 Each round of a loop is one method; rounds may run anywhere, any number of times, and two of
 these processes at once are safe, since every statement takes its rows with SKIP LOCKED or by
@@ -10,26 +10,25 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
 import redis
 from kombu.exceptions import OperationalError
-from sqlalchemy import Row, func, select
+from sqlalchemy import func, select
 
 from celery_app import DEAD_LETTER, DLQ, LANES, TRANSCRIBE, WINDOW_KEY
 from config import Settings
 from database import Sessions, get_db_session
-from errors import ServiceError, StorageUnavailable, WorkerLost
+from errors import ServiceError, StorageUnavailable
 from jobs import clock, lifecycle, retention, workers
-from jobs.lifecycle import Backoff, Lane, StillLease
+from jobs.lifecycle import Backoff, Lane
 from jobs.uploads import UploadStore
 from models import JobStatus, TranscriptionJob
-from retries import LONGEST, Policy, policy_of
+from reaper import Reaper, pause_between_looks
+from retries import LONGEST, Policy
 from speech import audio
 from speech.audio import DecodeLimits, MediaInfo
 
@@ -47,7 +46,6 @@ BELOW: Final[dict[Lane, tuple[Lane, float]]] = {
 #: A failed job's message to the dead letter queue is taken for lost after.
 DEAD_LETTER_SECONDS: Final = 10.0
 DEAD_LETTER_BATCH: Final = 20
-REAPER_SECONDS: Final = 5.0
 PROBER_SECONDS: Final = 2.0
 PROBER_BATCH: Final = 4
 JANITOR_SECONDS: Final = 300.0
@@ -186,97 +184,12 @@ PUBLISHED: Final = select(TranscriptionJob.id).where(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Sight:
-    """A heartbeat, and for how long it was seen to stand still."""
-
-    lease: StillLease
-    still_seconds: float
-
-
-class Stillness:
-    """Judges leases by heartbeats that stand still on our own monotonic clock.
-
-    No two clocks are compared, so a step of any clock reaps nobody. Time in which nothing was
-    seen does not count: after an outage of the database every lease has its full time again.
-    """
-
-    def __init__(self, *, lease_seconds: float, clock: Callable[[], float]) -> None:
-        self._lease_seconds = lease_seconds
-        self._clock = clock
-        self._seen: dict[uuid.UUID, _Sight] = {}
-        self._looked_at: float | None = None
-
-    def look(self, leases: Iterable[StillLease]) -> list[StillLease]:
-        """Take in what is held now; returns the leases that stood still for too long."""
-        now = self._clock()
-        elapsed = 0.0 if self._looked_at is None else now - self._looked_at
-        blind = elapsed > self._lease_seconds / 2
-        self._looked_at = now
-        self._seen = {
-            lease.job_id: _Sight(lease, 0.0 if blind else self._still(lease, elapsed))
-            for lease in leases
-        }
-        return [
-            sight.lease
-            for sight in self._seen.values()
-            if sight.still_seconds >= self._lease_seconds
-        ]
-
-    def _still(self, lease: StillLease, elapsed: float) -> float:
-        before = self._seen.get(lease.job_id)
-        if before is None or before.lease != lease:
-            return 0.0
-        return before.still_seconds + elapsed
-
-
-class Reaper:
-    """Ends the leases of workers that are gone."""
-
-    def __init__(
-        self, sessions: Sessions, settings: Settings, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._sessions = sessions
-        self._stillness = Stillness(lease_seconds=settings.lease_seconds, clock=clock)
-        self._max_crashes = settings.max_crashes
-        self._backoff = _backoff(policy_of(WorkerLost), settings)
-
-    def run(self) -> None:
-        """One round.
-
-        Raises:
-            DatabaseUnavailable: Try again later.
-        """
-        with get_db_session(self._sessions) as session:
-            rows = session.execute(HELD).all()
-        if not (still := self._stillness.look(map(_held, rows))):
-            return
-        with get_db_session(self._sessions) as session:
-            reaped = lifecycle.reap(
-                session, still, max_crashes=self._max_crashes, backoff=self._backoff
-            )
-        for job in reaped:
-            logger.warning(
-                "worker lost: job taken from it",
-                extra={"job_id": str(job.job_id), "worker": job.worker_name, "status": job.status},
-            )
-
-
 def _backoff(policy: Policy, settings: Settings) -> Backoff:
     return Backoff.of(
         policy,
         base_seconds=settings.retry_base_seconds,
         cap_seconds=settings.retry_cap_seconds,
     )
-
-
-HELD: Final = select(
-    TranscriptionJob.id, TranscriptionJob.lease_epoch, TranscriptionJob.heartbeat_seq
-).where(TranscriptionJob.status == JobStatus.PROCESSING)
-
-
-def _held(row: Row[uuid.UUID, int, int]) -> StillLease:
-    return StillLease(job_id=row.id, epoch=row.lease_epoch, heartbeat=row.heartbeat_seq)
 
 
 class Prober:
@@ -433,8 +346,6 @@ def make_loops(
         redispatch_seconds=settings.redispatch_seconds,
         longest=_backoff(LONGEST, settings),
     )
-    # Stillness takes a look after more than half of a lease for one after an outage
-    look_seconds = min(REAPER_SECONDS, settings.lease_seconds / 6)
     janitor = Janitor(sessions, uploads, keep_seconds=settings.upload_retention_hours * 3600)
     limits = DecodeLimits(
         max_audio_seconds=settings.max_audio_seconds,
@@ -444,7 +355,7 @@ def make_loops(
     probe = functools.partial(audio.probe, limits=limits)
     return [
         Loop("dispatcher", dispatcher, pause_seconds=settings.dispatch_seconds),
-        Loop("reaper", Reaper(sessions, settings), pause_seconds=look_seconds),
+        Loop("reaper", Reaper(sessions, settings), pause_seconds=pause_between_looks(settings)),
         Loop("prober", Prober(sessions, uploads, probe), pause_seconds=PROBER_SECONDS),
         Loop("janitor", janitor, pause_seconds=JANITOR_SECONDS),
     ]

@@ -100,14 +100,21 @@ class Solo:
 
         Raises:
             Occupied: Another one is.
+            CapacityError: The folder cannot be used.
         """
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (self._folder / LOCK_NAME).open("w") as lock:
+        with self._lock_file() as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise Occupied from None
             yield
+
+    def _lock_file(self) -> IO[str]:
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return (self._folder / LOCK_NAME).open("w")
+        except OSError as error:
+            raise audio.storage_error(error) from error
 
 
 class SoloLoan:

@@ -418,17 +418,22 @@ def acknowledge_cancel(session: Session, lease: Lease) -> None:
     _fenced(session, statements.CANCELLED, lease)
 
 
+def touch(session: Session, leases: Iterable[StillLease]) -> set[uuid.UUID]:
+    """Write these rows as a heartbeat does, changing nothing; returns the jobs where that worked.
+
+    Those whose heartbeat moved meanwhile are not written.
+    """
+    return {row.id for row in session.execute(statements.TOUCH, _seen(leases))}
+
+
 def reap(
     session: Session, leases: Iterable[StillLease], *, max_crashes: int, backoff: Backoff
 ) -> list[Reaped]:
     """End leases that stood still; those that moved since, or that others hold, are left alone."""
-    leases = list(leases)
     rows = session.execute(
         statements.REAP,
         {
-            "ids": [lease.job_id for lease in leases],
-            "epochs": [lease.epoch for lease in leases],
-            "heartbeats": [lease.heartbeat for lease in leases],
+            **_seen(leases),
             "max_crashes": max_crashes,
             "code": WorkerLost.code,
             "message": WorkerLost().message,
@@ -545,6 +550,15 @@ def _fenced(session: Session, statement: TextClause, lease: Lease, **values: obj
     if row is None:
         raise LeaseLost
     return row
+
+
+def _seen(leases: Iterable[StillLease]) -> dict[str, list[Any]]:
+    leases = list(leases)
+    return {
+        "ids": [lease.job_id for lease in leases],
+        "epochs": [lease.epoch for lease in leases],
+        "heartbeats": [lease.heartbeat for lease in leases],
+    }
 
 
 def _heed(*, cancel_requested: bool) -> None:

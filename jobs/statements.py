@@ -329,15 +329,35 @@ UPDATE transcription_jobs
 RETURNING status
 """)
 
-#: End leases whose heartbeat stood still. Whoever beat in the meantime is left alone.
-REAP: Final = text(f"""
-WITH still AS (
+#: Those of these leases whose heartbeat has not moved, and nobody else has locked.
+_STILL = """
     SELECT job.id, job.worker_name, job.crash_count + job.solo_crash_count AS crashes
       FROM transcription_jobs AS job
       JOIN unnest(:ids, :epochs, :heartbeats) AS seen (id, epoch, heartbeat)
         ON job.id = seen.id AND job.lease_epoch = seen.epoch AND job.heartbeat_seq = seen.heartbeat
      WHERE job.status = 'processing'
-       FOR UPDATE OF job SKIP LOCKED
+       FOR UPDATE OF job SKIP LOCKED"""
+_SEEN = (
+    bindparam("ids", type_=ARRAY(UUID(as_uuid=True))),
+    bindparam("epochs", type_=ARRAY(BigInteger)),
+    bindparam("heartbeats", type_=ARRAY(BigInteger)),
+)
+
+#: Write what a heartbeat would, and change nothing: a row that cannot be written is its worker's
+#: excuse.
+TOUCH: Final = text(f"""
+WITH still AS ({_STILL}
+)
+UPDATE transcription_jobs AS job
+   SET heartbeat_seq = heartbeat_seq
+  FROM still
+ WHERE job.id = still.id
+RETURNING job.id
+""").bindparams(*_SEEN)
+
+#: End leases whose heartbeat stood still. Whoever beat in the meantime is left alone.
+REAP: Final = text(f"""
+WITH still AS ({_STILL}
 ), ended AS (
     UPDATE transcription_jobs AS job
        SET status = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
@@ -369,11 +389,7 @@ WITH still AS (
       FROM ended
 )
 SELECT id, status, worker_name FROM ended
-""").bindparams(
-    bindparam("ids", type_=ARRAY(UUID(as_uuid=True))),
-    bindparam("epochs", type_=ARRAY(BigInteger)),
-    bindparam("heartbeats", type_=ARRAY(BigInteger)),
-)
+""").bindparams(*_SEEN)
 
 #: Published: due again when nobody takes it, later each time.
 _PUBLISHED = """dispatch_count = dispatch_count + 1,

@@ -175,7 +175,7 @@ def scratch_file(folder: Path) -> IO[bytes]:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return tempfile.TemporaryFile(dir=folder)
     except OSError as error:
-        raise _storage_error(error) from error
+        raise storage_error(error) from error
 
 
 def load_samples(source: Path | IO[bytes]) -> NDArray[np.float32]:
@@ -226,7 +226,7 @@ def _created(target: Path | IO[bytes]) -> Iterator[int]:
         target.unlink(missing_ok=True)
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
-        raise _storage_error(error) from error
+        raise storage_error(error) from error
     try:
         yield descriptor
     except BaseException:
@@ -236,7 +236,8 @@ def _created(target: Path | IO[bytes]) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _storage_error(error: OSError) -> errors.CapacityError:
+def storage_error(error: OSError) -> errors.CapacityError:
+    """What an error of the scratch folder's disk means."""
     full = error.errno in {errno.ENOSPC, errno.EDQUOT}
     return errors.DiskFull() if full else errors.StorageUnavailable()
 

@@ -27,7 +27,7 @@ ROWS = (
     {"models"},
     {"database"},
     {"auth", "celery_app", "jobs", "model_pool", "model_shelf", "solo"},
-    {"api", "attempts", "tasks", "maintenance"},
+    {"api", "attempts", "tasks", "maintenance", "reaper"},
     {"app", "cli", "commands", "migrations", "serve", "welcome", "worker"},  # entry points
     {"rig"},  # what tools and tests share
     {"bench", "compose", "locks", "training"},  # tools beside the service
@@ -38,6 +38,7 @@ UNITS = {
     "commands": "cli",
     "config_values": "config",
     "model_shelf": "model_pool",
+    "reaper": "maintenance",
     "solo": "model_pool",
     "welcome": "serve",
 }
@@ -71,6 +72,7 @@ NEVER: Mapping[str, set[str]] = {
     "model_pool": {"config", "database", "models", *BROKER, *DATABASE, *ENGINES, *HTTP},
     "outgoing": {"config", "telemetry", *BROKER, *DATABASE, *ENGINES, *HTTP},
     "models": {"config", "speech", "telemetry", *BROKER, *ENGINES, *HTTP},
+    "reaper": {"celery_app", "model_pool", "speech", *BROKER, *ENGINES, *HTTP},
     "solo": {"config", "database", "models", *BROKER, *DATABASE, *ENGINES, *HTTP},
     "serve": {"api", "jobs", "models", "speech", "tasks", *BROKER, *ENGINES, *HTTP},
     "speech": {"config", "telemetry", *BROKER, *DATABASE, *HTTP},

@@ -1,4 +1,4 @@
-"""Dispatcher, reaper, prober, janitor and their loops, on real PostgreSQL and Valkey."""
+"""Dispatcher, prober, janitor and their loops, on real PostgreSQL and Valkey."""
 
 import base64
 import contextlib
@@ -25,7 +25,7 @@ from config import Settings
 from database import Sessions
 from errors import DatabaseUnavailable, DecoderKilled, ServiceError, StorageUnavailable
 from jobs import lifecycle, workers
-from jobs.lifecycle import Backoff, Beat, Lease, StillLease
+from jobs.lifecycle import Backoff
 from jobs.retention import ORPHAN_SECONDS
 from jobs.uploads import MARKER, PART_DIR, STALE_PART_SECONDS, UploadStore
 from jobs.workers import FORGET_SECONDS, WorkerState
@@ -38,16 +38,14 @@ from maintenance import (
     Janitor,
     Loop,
     Prober,
-    Reaper,
     Send,
-    Stillness,
     make_loops,
 )
-from models import ErrorLog, TranscriptionJob, Worker
+from models import TranscriptionJob, Worker
 from speech import audio
 from speech.audio import DecodeLimits, MediaInfo
 from tests import media
-from tests.fakes import FakeClock, eventually
+from tests.fakes import eventually
 from tests.jobs import conftest as jobs_conftest
 from tests.jobs.conftest import FAILURE, NO_PAUSE, MakeJob, claim, read
 
@@ -405,175 +403,6 @@ def test_a_job_that_has_just_failed_is_left_to_its_workers_own_message(
     assert published(client, DLQ) == []
 
 
-# Stillness: pure, on a clock of the test's own
-
-
-def lease(number: int = 1, *, epoch: int = 1, heartbeat: int = 1) -> StillLease:
-    return StillLease(job_id=uuid.UUID(int=number), epoch=epoch, heartbeat=heartbeat)
-
-
-class Watch:
-    """Looks at leases at times of the test's own."""
-
-    def __init__(self) -> None:
-        self.clock = FakeClock()
-        self._stillness = Stillness(lease_seconds=LEASE_SECONDS, clock=self.clock)
-
-    def look(self, *leases: StillLease, after: float = 5.0) -> list[StillLease]:
-        self.clock.advance(after)
-        return self._stillness.look(leases)
-
-
-def test_a_lease_that_stands_still_is_found_after_its_time_and_not_before() -> None:
-    watch = Watch()
-    found = [bool(watch.look(lease())) for _ in range(14)]
-
-    # the first look begins to count: 12 steps of 5 s
-    assert found == [False] * 12 + [True] * 2
-
-
-def test_a_lease_that_moves_is_never_found() -> None:
-    watch = Watch()
-
-    assert not any(watch.look(lease(heartbeat=n)) for n in range(50))
-
-
-def test_a_lease_that_moves_late_has_its_full_time_again() -> None:
-    watch = Watch()
-    early = [watch.look(lease(heartbeat=1)) for _ in range(12)]
-    late = [watch.look(lease(heartbeat=2)) for _ in range(12)]
-
-    assert not any(early + late)
-    assert watch.look(lease(heartbeat=2)) == [lease(heartbeat=2)]
-
-
-def test_a_job_under_a_new_lease_has_its_full_time_again() -> None:
-    watch = Watch()
-    for _ in range(12):
-        watch.look(lease(epoch=1))
-
-    assert watch.look(lease(epoch=2)) == []
-
-
-def test_time_in_which_nothing_was_seen_does_not_count() -> None:
-    watch = Watch()
-    for _ in range(12):
-        watch.look(lease())
-
-    assert watch.look(lease(), after=3600.0) == []
-    assert not any(watch.look(lease()) for _ in range(11))
-    assert watch.look(lease()) == [lease()]
-
-
-@pytest.mark.parametrize(("after", "found"), [(LEASE_SECONDS / 2, True), (31.0, False)])
-def test_a_gap_of_half_a_lease_is_the_longest_that_counts(after: float, found: bool) -> None:
-    watch = Watch()
-    for _ in range(7):
-        watch.look(lease())  # 30 s by now
-
-    assert bool(watch.look(lease(), after=after)) is found
-
-
-def test_a_lease_that_was_gone_in_between_has_its_full_time_again() -> None:
-    watch = Watch()
-    for _ in range(12):
-        watch.look(lease())
-    watch.look()
-
-    assert watch.look(lease()) == []
-
-
-def test_each_lease_is_judged_by_itself() -> None:
-    watch = Watch()
-    for n in range(12):
-        watch.look(lease(1), lease(2, heartbeat=n))
-
-    assert watch.look(lease(1), lease(2, heartbeat=12), lease(3)) == [lease(1)]
-
-
-# Reaper
-
-
-class Time:
-    """A reaper that looks every five seconds of a clock of the test's own."""
-
-    def __init__(self, sessions: Sessions) -> None:
-        self.clock = FakeClock()
-        self.reaper = Reaper(
-            sessions, settings_of(retry_base_seconds=0.001, max_crashes=2), clock=self.clock
-        )
-
-    def passes(self, seconds: float, each: Callable[[], object] = lambda: None) -> None:
-        for _ in range(int(seconds // 5)):
-            self.clock.advance(5)
-            each()
-            self.reaper.run()
-
-
-def test_the_job_of_a_worker_that_is_gone_waits_again(
-    make_job: MakeJob, sessions: Sessions, caplog: pytest.LogCaptureFixture
-) -> None:
-    job = make_job("processing")
-    time_ = Time(sessions)
-    time_.passes(LEASE_SECONDS)
-    before = read(sessions, job.id).status
-    time_.passes(10)
-    after = read(sessions, job.id)
-
-    assert before == "processing"
-    assert (after.status, after.crash_count) == ("pending", 1)
-    assert caplog.messages == ["worker lost: job taken from it"]
-
-
-def test_the_job_of_a_worker_that_beats_is_left_alone(
-    make_job: MakeJob, sessions: Sessions
-) -> None:
-    job = make_job("processing")
-    held = Lease(job_id=job.id, epoch=job.lease_epoch, worker_name="w1", attempt=1)
-
-    def beat() -> None:
-        with sessions.begin() as session:
-            lifecycle.heartbeat(session, [Beat(lease=held, progress=0.5)])
-
-    Time(sessions).passes(3 * LEASE_SECONDS, beat)
-
-    assert read(sessions, job.id).status == "processing"
-
-
-def test_the_reaper_goes_by_the_settings_crashes(make_job: MakeJob, sessions: Sessions) -> None:
-    job = make_job()
-    time_ = Time(sessions)
-    for _ in range(2):
-        set_column(sessions, job.id, "not_before = now()")
-        claim(sessions, job.id)
-        time_.passes(LEASE_SECONDS + 5)
-
-    assert read(sessions, job.id).failure_reason == "poison"
-
-
-def test_an_outage_of_the_database_reaps_nobody(make_job: MakeJob, sessions: Sessions) -> None:
-    job = make_job("processing")
-    time_ = Time(sessions)
-    time_.passes(LEASE_SECONDS)
-    time_.clock.advance(600)  # in which no look succeeded
-    time_.reaper.run()
-
-    assert read(sessions, job.id).status == "processing"
-
-
-def test_two_reapers_count_one_crash(make_job: MakeJob, sessions: Sessions) -> None:
-    job = make_job("processing")
-    first, second = Time(sessions), Time(sessions)
-    first.passes(LEASE_SECONDS)
-    second.passes(LEASE_SECONDS)
-    for time_ in (first, second):
-        time_.passes(10)
-
-    assert read(sessions, job.id).crash_count == 1
-    with sessions() as session:
-        assert len(session.scalars(select(ErrorLog)).all()) == 1
-
-
 # Prober
 
 
@@ -867,19 +696,3 @@ def test_maintenance_is_made_of_four_loops(
     loops = make_loops(settings_of(), sessions, store, client, functools.partial(send, app))
 
     assert [loop.name for loop in loops] == ["dispatcher", "reaper", "prober", "janitor"]
-
-
-@pytest.mark.parametrize("lease_seconds", [1.0, 5.0, 60.0, 3600.0])
-def test_the_reaper_looks_often_enough_for_any_lease(
-    lease_seconds: float,
-    sessions: Sessions,
-    store: UploadStore,
-    app: Celery,
-    client: redis.Redis,
-) -> None:
-    settings = settings_of(lease_seconds=lease_seconds, heartbeat_seconds=lease_seconds / 3)
-    loops = make_loops(settings, sessions, store, client, functools.partial(send, app))
-    (reaper,) = [loop for loop in loops if loop.name == "reaper"]
-
-    # a gap of more than half a lease makes the reaper start to count anew
-    assert reaper.pause_seconds < lease_seconds / 2

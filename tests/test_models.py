@@ -15,7 +15,7 @@ from jobs import lifecycle, queries, queues, retention, statements
 from jobs.lifecycle import Beat, Lane, Lease, StillLease
 from jobs.queries import Place
 from local_servers import PostgresServer
-from maintenance import HELD, PROBER_BATCH, UNPROBED
+from maintenance import PROBER_BATCH, UNPROBED
 from models import (
     FINAL,
     ErrorLog,
@@ -26,6 +26,7 @@ from models import (
     TranscriptionResult,
     TranscriptionWindow,
 )
+from reaper import HELD
 from tests.conftest import fresh_database
 
 JOBS = 20_000

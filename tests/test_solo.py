@@ -21,6 +21,7 @@ from errors import (
     ModelUnavailable,
     Occupied,
     ProcessDied,
+    StorageUnavailable,
 )
 from solo import LOCK_NAME, Solo
 from speech import audio
@@ -163,6 +164,15 @@ def test_two_never_run_at_once(make_solo: MakeSolo, tmp_path: Path) -> None:
 
     with make_solo().turn():
         assert (tmp_path / "scratch" / LOCK_NAME).exists()
+
+
+def test_a_scratch_folder_that_cannot_be_used_is_not_the_jobs_fault(
+    make_solo: MakeSolo, tmp_path: Path
+) -> None:
+    (tmp_path / "scratch").touch()
+
+    with pytest.raises(StorageUnavailable), make_solo().turn():
+        pass
 
 
 @pytest.mark.parametrize(

@@ -176,16 +176,27 @@ def broken(chaos: Chaos, request: pytest.FixtureRequest) -> Iterator[Chaos]:
         stack.redis.close()
 
 
+@contextmanager
+def browsing(stack: Stack) -> Iterator[httpx2.Client]:
+    """Start a web process, and be its client."""
+    _, url = stack.web()
+    wait_for((stack.folder / "admin.key").exists, "the key is there")
+    key = (stack.folder / "admin.key").read_text("utf-8").strip()
+    with httpx2.Client(base_url=url, headers={"X-API-Key": key}, timeout=60) as client:
+        yield client
+
+
+def upload(client: httpx2.Client) -> httpx2.Response:
+    return client.post("/transcribe", files={"file": ("a.wav", SHORT.read_bytes())})
+
+
 @pytest.fixture
 def post(broken: Chaos) -> Iterator[Post]:
     """Submit as a client does."""
-    _, url = broken.stack.web()
-    wait_for((broken.stack.folder / "admin.key").exists, "the key is there")
-    key = (broken.stack.folder / "admin.key").read_text("utf-8").strip()
-    with httpx2.Client(base_url=url, headers={"X-API-Key": key}, timeout=60) as client:
+    with browsing(broken.stack) as client:
 
         def submit() -> uuid.UUID:
-            answer = client.post("/transcribe", files={"file": ("a.wav", SHORT.read_bytes())})
+            answer = upload(client)
             assert answer.status_code == 202
             broken.jobs.append(uuid.UUID(answer.json()["job_id"]))
             return broken.jobs[-1]
