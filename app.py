@@ -125,7 +125,7 @@ def _surround(app: FastAPI, settings: Settings) -> None:
 def _from_environment() -> FastAPI:
     try:
         settings = Settings.from_env()
-        configure_logging(settings.log_level, settings.log_format)
+        configure_logging(settings.log_level, settings.log_format, secrets=settings.secrets())
         return create_app(settings)
     except SettingsError as error:
         # whoever starts us reads one line, not a traceback

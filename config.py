@@ -11,10 +11,11 @@ import difflib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import IO, Annotated, Any, Final, Literal, Self
+from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
@@ -421,6 +422,15 @@ class Settings(BaseSettings):
         return self.model_copy(
             update={name: url for name, url in known.items() if getattr(self, name) is None}
         )
+
+    def secrets(self) -> Iterator[str]:
+        """Every value that no log may hold, and the passwords in the URLs among them."""
+        for value in dict(self).values():
+            for one in value if isinstance(value, tuple) else (value,):
+                if isinstance(one, SecretStr):
+                    text = one.get_secret_value()
+                    password = urlsplit(text).password or ""
+                    yield from (text, password, unquote(password))
 
     def require_database_url(self) -> str:
         if self.database_url is None:

@@ -1,19 +1,21 @@
 """The form of a log line, and what every line of an attempt says of it.
 
 A message is a constant sentence; data goes into fields. No line holds a client's file name, a
-transcript's text or a key.
+transcript's text or a key; what a library lets slip is masked (see ``redaction``).
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
 
 from pythonjsonlogger.json import JsonFormatter
+
+from redaction import Mask, make_mask
 
 _context: ContextVar[dict[str, object]] = ContextVar("log_context", default={})  # noqa: B039
 
@@ -59,20 +61,34 @@ class HumanFormatter(logging.Formatter):
         return f"{super().formatMessage(record)} {fields}".rstrip()
 
 
+class _Masking(logging.Formatter):
+    """Masks what another formatter made: message, fields and traceback alike."""
+
+    def __init__(self, inner: logging.Formatter, mask: Mask) -> None:
+        super().__init__()
+        self._inner = inner
+        self._mask = mask
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._mask(self._inner.format(record))
+
+
 def extras(record: logging.LogRecord) -> dict[str, object]:
     return {name: value for name, value in vars(record).items() if name not in _OWN_FIELDS}
 
 
-def configure_logging(level: str, form: str) -> None:
+def configure_logging(level: str, form: str, *, secrets: Iterable[str] = ()) -> None:
     """Send all logs to standard error; called by entry points only.
 
     Args:
         level: A level's name, such as INFO.
         form: ``human`` or ``json``.
+        secrets: What no line may hold, whoever writes it.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(_Bound())
-    handler.setFormatter(HumanFormatter() if form == "human" else _json_formatter())
+    formatter = HumanFormatter() if form == "human" else _json_formatter()
+    handler.setFormatter(_Masking(formatter, make_mask(secrets)))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
     for name in _QUIET:

@@ -431,7 +431,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         settings = Settings.from_env()
         require_model(settings)
-        configure_logging(settings.log_level, settings.log_format)
+        configure_logging(settings.log_level, settings.log_format, secrets=settings.secrets())
         if role == "solo":
             run_solo(settings, make_loader(settings))
             return

@@ -106,7 +106,7 @@ def main(module: str = MODULE) -> None:
         module: What the child is started as.
     """
     settings = Settings.from_env(env_file=None)
-    configure_logging(settings.log_level, settings.log_format)
+    configure_logging(settings.log_level, settings.log_format, secrets=settings.secrets())
     told = os.environ.get("LEDGER")
     ledger = Ledger(Path(told) if told else None)
     load = make_loader(settings, ledger)

@@ -22,7 +22,7 @@ PROJECT_DIR = Path(__file__).resolve().parent.parent
 
 ROWS = (
     {"errors"},
-    {"config", "config_values", "machine", "retries", "telemetry"},
+    {"config", "config_values", "machine", "redaction", "retries", "telemetry"},
     {"speech", "local_servers", "outgoing"},
     {"models"},
     {"database"},
@@ -39,6 +39,7 @@ UNITS = {
     "config_values": "config",
     "model_shelf": "model_pool",
     "reaper": "maintenance",
+    "redaction": "telemetry",
     "solo": "model_pool",
     "welcome": "serve",
 }

@@ -801,3 +801,18 @@ def test_what_a_process_cannot_do_without_is_named(read: Read) -> None:
         read().require_database_url()
     with pytest.raises(SettingsError, match=r"^REDIS_URL is not set"):
         read().require_broker_url()
+
+
+def test_every_secret_is_known_to_the_logs() -> None:
+    settings = Settings.model_validate(
+        {
+            "database_url": "postgresql://me:p%40ssword@db/x",
+            "redis_url": "redis://:r3dis-pass@redis/0",
+            "api_keys": "an operators own key",
+            "flower_password": "flower-pass",
+        }
+    )
+
+    assert {"p%40ssword", "p@ssword", "r3dis-pass", "an operators own key", "flower-pass"} <= set(
+        settings.secrets()
+    )

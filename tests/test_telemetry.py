@@ -146,3 +146,23 @@ def test_a_process_writes_its_lines_to_standard_error_and_warnings_too() -> None
     assert "UserWarning: old" in done.stderr
     assert "seen" in done.stderr
     assert "unseen" not in done.stderr
+
+
+@pytest.mark.parametrize("form", ["human", "json"])
+def test_message_fields_and_traceback_of_any_library_are_masked(
+    form: str, root: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging("INFO", form, secrets=["open sesame"])
+    try:
+        int("jane@example.org")
+    except ValueError:
+        logging.getLogger("some.library").exception(
+            "login with %s failed", "open sesame", extra={"number": "4111 1111 1111 1111"}
+        )
+    written = capsys.readouterr().err
+
+    for secret in ("jane@example.org", "open sesame", "4111 1111"):
+        assert secret not in written
+    for mask in ("[e-mail]", "[secret]", "[card]"):
+        assert mask in written
+    assert form == "human" or json.loads(written)["number"] == "[card]"
