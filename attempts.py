@@ -182,7 +182,7 @@ class Attempt:
         return self._bench.pool.borrow(key, fallbacks=ladder, cancelled=self._hold.check)
 
     def _attend(self) -> None:
-        """Look after a child, which has a time of its own to show progress in."""
+        """Look after something that has a time of its own to show progress in."""
         self._hold.sign()
         self._hold.check()
 
@@ -192,8 +192,14 @@ class Attempt:
         Samples are float32, shape (n,), mono, 16 kHz, mapped from the scratch file.
         """
         self._say("reading audio")
+        upload = self._bench.uploads.verify(
+            self._lease.job_id,
+            size_bytes=self._job.upload_bytes,
+            sha256=self._job.upload_sha256,
+            attend=self._attend,
+        )
         decoded = self._bench.decode(
-            self._bench.uploads.find(self._lease.job_id),
+            upload,
             scratch,
             self._bench.decode_limits,
             cancelled=self._not_stopped,

@@ -6,7 +6,7 @@
         NotAuthenticated, NotAllowed, NotFound, TooManyConnections
       MediaError                  the file is wrong
         NotAudio, NoAudioStream, NoAudioSamples, AudioTooLong, TooManyStreams, TooManyChannels,
-        BadSampleRate, DecodeLimit, UploadMissing
+        BadSampleRate, DecodeLimit, UploadMissing, UploadAltered
       EngineError                 the model failed
         EngineOutOfMemory, ModelUnavailable, ModelLoadFailed, ProcessDied, Stalled
       CapacityError               try later
@@ -176,6 +176,12 @@ class UploadMissing(MediaError):
     """The uploaded file is no longer there."""
 
     code = "upload_missing"
+
+
+class UploadAltered(MediaError):
+    """The uploaded file is not what was sent any more."""
+
+    code = "upload_altered"
 
 
 class EngineError(ServiceError):

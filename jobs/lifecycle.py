@@ -79,6 +79,8 @@ class ClaimedJob:
     initial_prompt: str | None
     word_timestamps: bool
     warnings: tuple[str, ...]
+    upload_bytes: int
+    upload_sha256: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +181,9 @@ def claim(session: Session, job_id: uuid.UUID, worker_name: str) -> ClaimedJob |
         worker_name=worker_name,
         attempt=values.pop("attempt"),
     )
-    return ClaimedJob(lease=lease, **{**values, "warnings": tuple(values["warnings"])})
+    values["warnings"] = tuple(values["warnings"])
+    values["upload_sha256"] = bytes(values["upload_sha256"])
+    return ClaimedJob(lease=lease, **values)
 
 
 def heartbeat(session: Session, beats: Sequence[Beat]) -> dict[uuid.UUID, bool]:

@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from errors import MediaError, UploadMissing
+from errors import MediaError, UploadAltered, UploadMissing
 from models import (
     ErrorLog,
     JobStatus,
@@ -49,7 +49,7 @@ def _codes(error: type[MediaError]) -> set[str]:
 
 
 #: Reasons to fail that lie in what the client sent, so that no operator can mend them.
-INPUT_FAULTS: Final = frozenset(_codes(MediaError) - {UploadMissing.code})
+INPUT_FAULTS: Final = frozenset(_codes(MediaError) - {UploadMissing.code, UploadAltered.code})
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,8 @@ UPDATE transcription_jobs
    AND cancel_requested_at IS NULL
    AND {_NOT_PAUSED.format(lane="lane")}
 RETURNING id, owner_id, attempt, max_attempts, lease_epoch, crash_count, isolate, engine_name,
-          model_name, language, translate, initial_prompt, word_timestamps, priority, warnings
+          model_name, language, translate, initial_prompt, word_timestamps, priority, warnings,
+          upload_bytes, upload_sha256
 """)
 
 #: Renew all leases of one process. An id that does not come back has lost its lease.

@@ -10,16 +10,24 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
-from errors import DiskFull, EmptyFile, StorageUnavailable, UploadMissing, UploadTooLarge
+from errors import (
+    DiskFull,
+    EmptyFile,
+    StorageUnavailable,
+    UploadAltered,
+    UploadMissing,
+    UploadTooLarge,
+)
 
 #: Uploads that are still being received.
 PART_DIR = ".part"
@@ -28,6 +36,9 @@ MARKER = ".transcription-uploads"
 #: Uploads that nobody finished are deleted after so long.
 STALE_PART_SECONDS = 24 * 3600.0
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+#: What opening a link, a folder or a socket as a file says.
+NO_FILE = {errno.ELOOP, errno.EISDIR, errno.ENXIO}
+CHUNK_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,11 +228,55 @@ class UploadStore:
         """
         path = self.path(job_id)
         with storage_errors():
-            if path.is_file():
-                return path
-            if not (self.root / MARKER).is_file():
-                raise StorageUnavailable
-        raise UploadMissing
+            try:
+                found = path.lstat()
+            except FileNotFoundError:
+                raise self._absence() from None
+        if not stat.S_ISREG(found.st_mode):  # such as a link, which we never make
+            raise UploadMissing
+        return path
+
+    def verify(
+        self,
+        job_id: uuid.UUID,
+        *,
+        size_bytes: int,
+        sha256: bytes,
+        attend: Callable[[], object] = lambda: None,
+    ) -> Path:
+        """Path of a stored upload that is, byte for byte, what was sent.
+
+        Reading all of it for that costs little: whoever decodes it next finds it in memory.
+
+        Args:
+            attend: Called every few megabytes; what it raises ends it.
+
+        Raises:
+            UploadAltered: Something else is there.
+            UploadMissing, StorageUnavailable: See ``find``.
+        """
+        path = self.path(job_id)
+        with storage_errors(), self._opened(path) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode) or found.st_size != size_bytes:
+                raise UploadAltered
+            if _sha256_of(file, attend) != sha256:
+                raise UploadAltered
+        return path
+
+    def _opened(self, path: Path) -> BinaryIO:
+        try:
+            return open(path, "rb", opener=_wary)
+        except FileNotFoundError:
+            raise self._absence() from None
+        except OSError as error:
+            if error.errno in NO_FILE:
+                raise UploadAltered from error
+            raise
+
+    def _absence(self) -> UploadMissing | StorageUnavailable:
+        """What it means that a file is not there."""
+        return UploadMissing() if (self.root / MARKER).is_file() else StorageUnavailable()
 
     def delete(self, job_id: uuid.UUID) -> None:
         """Delete an upload; one that is gone already is as good as deleted."""
@@ -246,6 +301,19 @@ class UploadStore:
                     part.unlink(missing_ok=True)
                     swept += 1
         return swept
+
+
+def _wary(path: str, flags: int) -> int:
+    # O_NONBLOCK: opening a FIFO would wait for its other end
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def _sha256_of(file: BinaryIO, attend: Callable[[], object]) -> bytes:
+    digest = hashlib.sha256()
+    while chunk := file.read(CHUNK_BYTES):
+        attend()
+        digest.update(chunk)
+    return digest.digest()
 
 
 def _id_in(name: str) -> uuid.UUID | None:

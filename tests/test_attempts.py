@@ -47,7 +47,7 @@ class Bench:
         uploads.prepare()
         with uploads.writer(job_id) as writer:
             writer.write(b"x")
-            writer.finish()
+            upload = writer.finish()
         with self.sessions.begin() as session:
             owner = Owner(name="alice")
             session.add(owner)
@@ -60,8 +60,8 @@ class Bench:
                     engine_name="openai-whisper",
                     model_name="demo",
                     client_filename="talk.wav",
-                    upload_bytes=1,
-                    upload_sha256=b"",
+                    upload_bytes=upload.size_bytes,
+                    upload_sha256=upload.sha256,
                     max_attempts=3,
                 ),
             )

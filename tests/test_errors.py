@@ -38,6 +38,7 @@ PROMISED = {
     "resource_limit",
     "too_many_streams",
     "unknown_model",
+    "upload_altered",
     "upload_missing",
     "upload_too_large",
     "worker_draining",

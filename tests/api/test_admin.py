@@ -149,8 +149,9 @@ def test_health_tells_the_connections(client, admin):
     assert health(client, admin)["database_pool"]["size"] == 10
 
 
-def test_upload_missing_is_the_operators_business():
-    assert "upload_missing" not in INPUT_FAULTS
+@pytest.mark.parametrize("code", ["upload_missing", "upload_altered"])
+def test_uploads_that_did_not_stay_as_they_were_are_the_operators_business(code):
+    assert code not in INPUT_FAULTS
     assert "not_audio" in INPUT_FAULTS
 
 

@@ -1,5 +1,6 @@
 """Disks that are away or full, uploads that vanish, models that are damaged."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,39 @@ def test_a_lost_upload_fails_its_job_once(chaos: Chaos) -> None:
 
     assert (done.status, done.failure_reason, done.attempt) == ("failed", "upload_missing", 1)
     assert chaos.errors_of(job_id) == ["upload_missing"]
+    chaos.check()
+
+
+def _change(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        (last,) = file.read()
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+
+
+def _cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def _link(path: Path) -> None:
+    elsewhere = path.with_name("elsewhere")
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+
+
+@pytest.mark.fault("D4", "an upload is changed, cut short, replaced by a link before its job runs")
+def test_an_upload_that_was_altered_is_not_transcribed(chaos: Chaos) -> None:
+    chaos.stack.maintenance()
+    jobs = [chaos.submit(ring=False) for _ in range(4)]
+    for job_id, alter in zip(jobs, (_change, _cut, _link), strict=False):
+        alter(chaos.stack.uploads.path(job_id))
+    chaos.worker()
+    *altered, sound = [chaos.end_of(job_id) for job_id in jobs]
+
+    assert [(job.failure_reason, job.attempt) for job in altered] == [("upload_altered", 1)] * 3
+    assert [chaos.errors_of(job.id) for job in altered] == [["upload_altered"]] * 3
+    assert sound.status == "completed"
     chaos.check()
 
 

@@ -6,13 +6,21 @@ import os
 import resource
 import subprocess
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 from uuid_utils.compat import uuid7
 
-from errors import DiskFull, EmptyFile, StorageUnavailable, UploadMissing, UploadTooLarge
+from errors import (
+    CancelRequested,
+    DiskFull,
+    EmptyFile,
+    StorageUnavailable,
+    UploadAltered,
+    UploadMissing,
+    UploadTooLarge,
+)
 from jobs.uploads import MARKER, NO_SPACE, PART_DIR, STALE_PART_SECONDS, Upload, UploadStore
 
 MEBIBYTE = 2**20
@@ -260,6 +268,91 @@ def test_a_file_that_may_not_grow_ends_the_upload(tmp_path: Path, job_id: uuid.U
 
 def test_the_codes_of_a_full_disk_are_those_of_quota_and_space() -> None:
     assert {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} == NO_SPACE
+
+
+# What became of it since
+
+
+def verify(store: UploadStore, stored: Upload) -> Path:
+    return store.verify(stored.job_id, size_bytes=stored.size_bytes, sha256=stored.sha256)
+
+
+def test_an_upload_that_stayed_as_it_was_is_what_was_sent(
+    store: UploadStore, job_id: uuid.UUID
+) -> None:
+    stored = upload(store, job_id, [b"one two"])
+
+    assert verify(store, stored) == stored.path
+
+
+def _change(path: Path) -> None:
+    path.write_bytes(b"one tvo")
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(b"one")
+
+
+def _link(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to(path.with_name("elsewhere"))
+
+
+def _link_to_nothing(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("alter", [_change, _cut, _link, _link_to_nothing, _folder, _fifo])
+def test_an_upload_that_was_altered_is_not_what_was_sent(
+    alter: Callable[[Path], None], store: UploadStore, job_id: uuid.UUID
+) -> None:
+    stored = upload(store, job_id, [b"one two"])
+    alter(stored.path)
+
+    with pytest.raises(UploadAltered):
+        verify(store, stored)
+
+
+@pytest.mark.parametrize("alter", [_link, _folder, _fifo])
+def test_what_is_no_file_is_not_found(
+    alter: Callable[[Path], None], store: UploadStore, job_id: uuid.UUID
+) -> None:
+    alter(upload(store, job_id).path)
+
+    with pytest.raises(UploadMissing):
+        store.find(job_id)
+
+
+def test_an_upload_that_is_gone_cannot_be_verified(store: UploadStore, job_id: uuid.UUID) -> None:
+    stored = upload(store, job_id)
+    stored.path.unlink()
+
+    with pytest.raises(UploadMissing):
+        verify(store, stored)
+    (store.root / MARKER).unlink()
+    with pytest.raises(StorageUnavailable):
+        verify(store, stored)
+
+
+def test_verifying_can_be_stopped(store: UploadStore, job_id: uuid.UUID) -> None:
+    stored = upload(store, job_id)
+
+    def stop() -> None:
+        raise CancelRequested
+
+    with pytest.raises(CancelRequested):
+        store.verify(job_id, size_bytes=stored.size_bytes, sha256=stored.sha256, attend=stop)
 
 
 # A store that is away
