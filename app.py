@@ -30,14 +30,12 @@ from api import (
 from api.admin_schemas import Resolution, Retry
 from api.connections import Limits
 from api.middleware import (
-    DOCS,
-    HostMiddleware,
-    HTTPSMiddleware,
     LingerMiddleware,
     PaceMiddleware,
     RequestMiddleware,
     SlashMiddleware,
 )
+from api.origins import CrossOriginMiddleware, HostMiddleware, HTTPSMiddleware
 from api.queues import Pause
 from api.schemas import JobPatch
 from api.services import Services
@@ -94,12 +92,13 @@ def create_app(settings: Settings) -> FastAPI:
         version=VERSION,
         lifespan=lifespan,
         redirect_slashes=False,
-        docs_url=DOCS if settings.docs_enabled else None,
+        docs_url=None,
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
-        openapi_url="/openapi.json" if settings.docs_enabled else None,
+        openapi_url=documentation.OPENAPI if settings.docs_enabled else None,
     )
     app.state.services = services
+    if settings.docs_enabled:
+        app.include_router(documentation.page)
     for module in (health, transcriptions, jobs, results, admin, queues):
         app.include_router(module.router)
     errors.install(app)
@@ -117,6 +116,8 @@ def _surround(app: FastAPI, settings: Settings) -> None:
     if settings.trusted_hosts:
         app.add_middleware(HostMiddleware, hosts=settings.trusted_hosts)
     app.add_middleware(errors.ProblemMiddleware)
+    if settings.cors_origins:
+        app.add_middleware(CrossOriginMiddleware, origins=settings.cors_origins)
     app.add_middleware(LingerMiddleware)
     app.add_middleware(RequestMiddleware, https_only=settings.force_https)
 

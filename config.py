@@ -57,7 +57,6 @@ Megabytes = Annotated[int, Field(le=2**24)]
 RETIRED = {
     "CELERY_LOG_LEVEL": "use LOG_LEVEL",
     "CELERY_RESULT_BACKEND": "results are rows in PostgreSQL",
-    "CORS_ORIGINS": "no other site's pages may call this service; put a proxy before it",
     "DASHBOARD_PORT": "use Flower and /admin/health",
     "DEBUG": "use LOG_LEVEL=DEBUG",
     "DIARIZATION_MAX_SPEAKERS": "speakers are not told apart in this version",
@@ -140,7 +139,12 @@ class Settings(BaseSettings):
         ("127.0.0.1", "::1"),
         description="Addresses and networks of proxies, whose word on clients is taken",
     )
-    force_https: bool = Field(False, description="Redirect plain HTTP to HTTPS")
+    force_https: bool = Field(
+        False, description="Refuse plain HTTP; redirect what has no key and only reads"
+    )
+    cors_origins: Names = Field(
+        (), description="Origins whose pages may call this service, separated by commas; none"
+    )
     docs_enabled: bool = Field(True, description="Serve the API's documentation at /docs")
     max_upload_size_mb: Megabytes = Field(
         500, ge=1, description="Largest upload, in MB of 2^20 bytes"
@@ -297,8 +301,8 @@ class Settings(BaseSettings):
     )
 
     @field_validator(
-        "celery_queues", "trusted_hosts", "trusted_proxies", "api_keys", "outgoing_ports",
-        mode="before",
+        "celery_queues", "trusted_hosts", "trusted_proxies", "cors_origins", "api_keys",
+        "outgoing_ports", mode="before",
     )  # fmt: skip
     @classmethod
     def _split(cls, value: object) -> object:
@@ -341,6 +345,11 @@ class Settings(BaseSettings):
     @classmethod
     def _host_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(map(values.host_name, value))
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(values.origin, value))
 
     @field_validator("trusted_proxies")
     @classmethod

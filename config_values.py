@@ -23,6 +23,10 @@ _HOST_FORM: Final = (
     " without scheme, port and path"
 )
 
+_ORIGIN_FORM: Final = (
+    "Input should be origins such as https://app.example.com or http://localhost:3000, each by name"
+)
+
 #: What may be said of TLS: kombu and redis-py both know it, and take the text alike.
 TLS_OPTIONS: Final = frozenset(
     {
@@ -48,6 +52,9 @@ _NETWORK_FORM: Final = (
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST: Final = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
 _HOST_CHARS: Final = 253
+_ORIGIN: Final = re.compile(
+    rf"(?P<scheme>https?)://(?P<host>{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\])(?::(?P<port>\d{{1,5}}))?"
+)
 
 
 def names(value: str) -> tuple[str, ...]:
@@ -130,6 +137,16 @@ def host_name(value: str) -> str:
         return f"[{ipaddress.IPv6Address(name.removeprefix('[').removesuffix(']'))}]"
     except ValueError:
         raise ValueError(_HOST_FORM) from None
+
+
+def origin(value: str) -> str:
+    """Check an origin, and write it as browsers do."""
+    found = _ORIGIN.fullmatch(value.lower().removesuffix("/"))
+    if found is None:
+        raise ValueError(_ORIGIN_FORM)
+    scheme, port = found["scheme"], found["port"]
+    usual = {"http": "80", "https": "443"}[scheme]
+    return f"{scheme}://{found['host']}" + (f":{port}" if port and port != usual else "")
 
 
 def network(value: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:

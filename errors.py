@@ -3,7 +3,7 @@
     ServiceError
       ClientError                 the request is wrong
         InvalidRequest, EmptyFile, UploadTooLarge, UnknownModel, BadCursor
-        NotAuthenticated, NotAllowed, NotFound, TooManyConnections
+        NotAuthenticated, NotAllowed, NotFound, UnknownHost, HTTPSRequired, TooManyConnections
       MediaError                  the file is wrong
         NotAudio, NoAudioStream, NoAudioSamples, AudioTooLong, TooManyStreams, TooManyChannels,
         BadSampleRate, DecodeLimit, UploadMissing, UploadAltered
@@ -110,6 +110,18 @@ class NotFound(ClientError):
     """There is no such thing, or it is not yours."""
 
     code = "not_found"
+
+
+class UnknownHost(ClientError):
+    """This service is not known by that host name."""
+
+    code = "unknown_host"
+
+
+class HTTPSRequired(ClientError):
+    """This service is called over HTTPS alone; revoke a key that came in clear."""
+
+    code = "https_required"
 
 
 class TooManyConnections(ClientError):

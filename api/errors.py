@@ -39,7 +39,9 @@ STATUS: Final[Mapping[type[ServiceError], int]] = {
     errors.UploadTooLarge: 413,
     errors.NotAuthenticated: 401,
     errors.NotAllowed: 403,
+    errors.HTTPSRequired: 403,
     errors.NotFound: 404,
+    errors.UnknownHost: 421,
     errors.TooManyConnections: 429,
     errors.UploadMissing: 410,
     errors.ConflictError: 409,
@@ -124,7 +126,11 @@ def install(app: FastAPI) -> None:
 
 
 async def _service_error(request: Request, error: Exception) -> Response:
-    error = cast("ServiceError", error)
+    return response_of(request.scope, cast("ServiceError", error))
+
+
+def response_of(scope: Scope, error: ServiceError) -> ProblemResponse:
+    """Tell a client of an error; one that is our own fault is raised again."""
     status = status_of(type(error))
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         raise error
@@ -134,9 +140,7 @@ async def _service_error(request: Request, error: Exception) -> Response:
     headers = {}
     if (seconds := members.pop("retry_after_seconds", None)) is not None:
         headers["Retry-After"] = str(seconds)
-    return problem(
-        request.scope, status, error.code, error.message, headers=headers, members=members
-    )
+    return problem(scope, status, error.code, error.message, headers=headers, members=members)
 
 
 def _cause(error: Exception) -> str | None:

@@ -6,8 +6,7 @@ from fastapi import APIRouter
 from starlette.exceptions import HTTPException
 
 from api.dependencies import ServicesDep
-from api.documentation import problems
-from api.middleware import DOCS
+from api.documentation import DOCS, problems
 from api.schemas import Health, Ready
 from config import VERSION
 

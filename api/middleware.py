@@ -7,40 +7,32 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Collection
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Final
 
-from starlette.datastructures import URL, Headers, MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import telemetry
+from api.origins import PROBES
 
 logger = logging.getLogger(__name__)
 
 #: What a client may call its request; anything else gets an id of ours.
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
-#: Asked by load balancers and container engines, over plain HTTP and by address.
-PROBES: Final = frozenset({"/health", "/ready"})
-DOCS: Final = "/docs"
 
 SECURITY_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
     "X-Frame-Options": "DENY",
 }
-CONTENT_POLICY: Final = "default-src 'none'; frame-ancestors 'none'; sandbox"
-#: Swagger's page loads its script and style from where FastAPI says, and reads /openapi.json.
-DOCS_CONTENT_POLICY: Final = (
-    "default-src 'none'; script-src https: 'unsafe-inline'; style-src https: 'unsafe-inline';"
-    " img-src https: data:; connect-src 'self'; frame-ancestors 'none'"
-)
 STRICT_TRANSPORT: Final = "max-age=31536000"
 
 #: How slowly a body may arrive, and by how much it may be late at any time.
@@ -83,16 +75,15 @@ class RequestMiddleware:
                 _log(scope, status, time.perf_counter() - started_at)
 
     def _add_headers(self, headers: MutableHeaders, scope: Scope, request_id: str) -> None:
-        docs = scope["path"].startswith(DOCS)
-        add_headers(headers, request_id, policy=DOCS_CONTENT_POLICY if docs else CONTENT_POLICY)
-        if self._https_only:
+        add_headers(headers, request_id)
+        if self._https_only and scope["scheme"] == "https":  # RFC 6797, section 7.2
             headers.setdefault("Strict-Transport-Security", STRICT_TRANSPORT)
 
 
-def add_headers(headers: MutableHeaders, request_id: str, *, policy: str = CONTENT_POLICY) -> None:
+def add_headers(headers: MutableHeaders, request_id: str) -> None:
     """Add what every answer has, unless it has it already."""
     headers["X-Request-ID"] = request_id
-    for name, value in {**SECURITY_HEADERS, "Content-Security-Policy": policy}.items():
+    for name, value in SECURITY_HEADERS.items():
         headers.setdefault(name, value)
 
 
@@ -223,35 +214,3 @@ class SlashMiddleware:
         if scope["type"] == "http" and len(scope["path"]) > 1 and scope["path"].endswith("/"):
             scope["path"] = scope["path"][:-1]
         await self._app(scope, receive, send)
-
-
-class HTTPSMiddleware:
-    """Redirects plain HTTP. A proxy in front says in ``X-Forwarded-Proto`` what it was asked by."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in PROBES or _is_https(scope):
-            await self._app(scope, receive, send)
-            return
-        url = URL(scope=scope).replace(scheme="https")
-        response = RedirectResponse(str(url), HTTPStatus.PERMANENT_REDIRECT)
-        await response(scope, receive, send)
-
-
-def _is_https(scope: Scope) -> bool:
-    forwarded = Headers(scope=scope).get("x-forwarded-proto")
-    return bool((forwarded or scope["scheme"]) == "https")
-
-
-class HostMiddleware:
-    """Refuses requests for other hosts than ours, probes excepted."""
-
-    def __init__(self, app: ASGIApp, *, hosts: Collection[str]) -> None:
-        self._app = app
-        self._trusted = TrustedHostMiddleware(app, list(hosts), www_redirect=False)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self._app if scope.get("path") in PROBES else self._trusted
-        await app(scope, receive, send)

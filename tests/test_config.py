@@ -37,7 +37,7 @@ FIRST_VERSION = {
     "CELERY_QUEUES": "kept",
     "CELERY_RESULT_BACKEND": "retired",
     "CELERY_TASK_TIMEOUT": "kept",
-    "CORS_ORIGINS": "retired",
+    "CORS_ORIGINS": "kept",
     "DASHBOARD_PORT": "retired",
     "DATABASE_URL": "kept",
     "DB_PASSWORD": "kept",
@@ -415,6 +415,40 @@ def test_networks_and_ports_are_taken_as_the_client_for_calls_takes_them(read: R
     assert client.check("https://[::1]/") == "https://[::1]/"
     with pytest.raises(AddressRefused):
         client.check("https://[::2]/")
+
+
+@pytest.mark.parametrize(
+    ("given", "origins"),
+    [
+        ("https://App.example.com/", ("https://app.example.com",)),
+        ("https://a.b:443, http://a.b:80", ("https://a.b", "http://a.b")),
+        ("http://localhost:3000,http://[::1]:80", ("http://localhost:3000", "http://[::1]")),
+    ],
+)
+def test_origins_are_as_browsers_write_them(
+    given: str, origins: tuple[str, ...], read: Read
+) -> None:
+    assert read(CORS_ORIGINS=given).cors_origins == origins
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["*", "null", "app.example.com", "https://*.example.com", "https://a.b/path", "ftp://a.b",
+     "https://user@a.b", "https://"],
+)  # fmt: skip
+def test_what_is_no_origin_is_refused(value: str, read: Read) -> None:
+    with pytest.raises(SettingsError, match="Input should be origins such as https://"):
+        read(CORS_ORIGINS=value)
+
+
+@pytest.mark.parametrize("value", ["*", "0.0.0.0/0", "::/0", "proxy.example.com", "10.0.0.1/8"])
+def test_not_everybody_can_be_a_proxy(value: str, read: Read) -> None:
+    with pytest.raises(SettingsError, match="Input should be networks such as"):
+        read(TRUSTED_PROXIES=value)
+
+
+def test_no_proxy_may_be_trusted_at_all(read: Read) -> None:
+    assert read(TRUSTED_PROXIES=",").trusted_proxies == ()
 
 
 def test_a_relative_path_is_meant_from_the_project_wherever_one_stands(
