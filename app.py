@@ -21,6 +21,7 @@ from api import (
     errors,
     health,
     jobs,
+    keys,
     memory,
     protocol,
     queues,
@@ -29,6 +30,7 @@ from api import (
 )
 from api.admin_schemas import Resolution, Retry
 from api.connections import Limits
+from api.key_schemas import KeyPatch, NewKey, Revocation, Rotation
 from api.middleware import (
     LingerMiddleware,
     PaceMiddleware,
@@ -69,6 +71,10 @@ def serving(settings: Settings) -> dict[str, Any]:
     }
 
 
+#: Read by hand, so FastAPI does not see them.
+BODIES: Final = (JobPatch, Retry, Resolution, Pause, NewKey, KeyPatch, Rotation, Revocation)
+
+
 def create_app(settings: Settings) -> FastAPI:
     """Compose the web process; it connects when it is started, not here.
 
@@ -99,10 +105,10 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.services = services
     if settings.docs_enabled:
         app.include_router(documentation.page)
-    for module in (health, transcriptions, jobs, results, admin, queues):
+    for module in (health, transcriptions, jobs, results, admin, queues, keys):
         app.include_router(module.router)
     errors.install(app)
-    documentation.install(app, JobPatch, Retry, Resolution, Pause)
+    documentation.install(app, *BODIES)
     _surround(app, settings)
     return app
 

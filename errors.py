@@ -14,7 +14,7 @@
       DecoderKilled               the decoder was ended from outside
       WorkerLost                  the worker was
       ConflictError               the job's state does not allow it
-        JobFinished, JobNotFinished, JobWithoutResult, JobNotFailed
+        JobFinished, JobNotFinished, JobWithoutResult, JobNotFailed, LastAdminKey
       LeaseLost                   this worker no longer owns the job
       Interrupted                 an attempt was asked to stop
         CancelRequested, Draining, DeadlineExceeded, Occupied, SteppedAside
@@ -302,6 +302,12 @@ class JobNotFailed(ConflictError):
     """Only a failed job can be sent round again."""
 
     code = "job_not_failed"
+
+
+class LastAdminKey(ConflictError):
+    """No other key with the scope admin would be left."""
+
+    code = "last_admin_key"
 
 
 class LeaseLost(ServiceError):

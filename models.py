@@ -96,15 +96,24 @@ class Owner(Base):
 
 
 class ApiKey(Base):
-    """A key, stored as its SHA-256: it holds 256 random bits, so no salt is needed."""
+    """A key: who holds its secret may act for its owner. The row outlives its secrets.
+
+    Of a secret only the SHA-256 is kept: it holds 256 random bits, so no salt is needed.
+    """
 
     __tablename__ = "api_keys"
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid7)
     owner_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("owners.id"), index=True)
-    #: The key's first characters, shown in lists.
+    #: The secret's first characters, shown in lists.
     prefix: Mapped[str]
     key_sha256: Mapped[bytes] = mapped_column(unique=True)
+    #: The secret before it was rotated, which works a while longer.
+    previous_prefix: Mapped[str | None]
+    previous_sha256: Mapped[bytes | None] = mapped_column(unique=True)
+    previous_expires_at: Mapped[datetime | None]
+    #: Since it was rotated; written at most once a minute.
+    previous_used_at: Mapped[datetime | None]
     scopes: Mapped[list[str]]
     #: Whether jobs of this key may ask for ``high``.
     may_use_high: Mapped[bool] = mapped_column(server_default=text("true"))
@@ -117,6 +126,13 @@ class ApiKey(Base):
 
     owner: Mapped[Owner] = relationship()
 
+    __table_args__ = (
+        CheckConstraint(
+            "num_nulls(previous_prefix, previous_sha256, previous_expires_at) IN (0, 3)",
+            name="previous_is_whole",
+        ),
+    )
+
 
 class TranscriptionJob(Base):
     """One request to transcribe one upload, until its end. The row is the truth."""
@@ -125,6 +141,10 @@ class TranscriptionJob(Base):
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid7)
     owner_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("owners.id"))
+    #: The key that submitted it; None where it was copied from version 2, or the key left API_KEYS.
+    api_key_id: Mapped[uuid.UUID | None] = mapped_column(
+        ForeignKey("api_keys.id", ondelete="SET NULL")
+    )
     status: Mapped[str] = mapped_column(server_default=JobStatus.PENDING)
     priority: Mapped[str] = mapped_column(server_default=Priority.NORMAL)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -246,6 +266,8 @@ class TranscriptionJob(Base):
         Index("ix_transcription_jobs_owner_status_age", "owner_id", "status", *NEWEST_FIRST),
         Index("ix_transcription_jobs_status_age", "status", *NEWEST_FIRST),
         Index("ix_transcription_jobs_age", *NEWEST_FIRST),
+        # what a key has submitted, lately or at all
+        Index("ix_transcription_jobs_key_age", "api_key_id", "created_at"),
         # what the dispatcher takes next of one owner
         Index(
             "ix_transcription_jobs_owner_lane",

@@ -31,7 +31,7 @@ from alembic.util import CommandError
 from pydantic import SecretStr
 from sqlalchemy.exc import SQLAlchemyError
 
-import auth
+import first_keys
 import welcome
 from config import PROJECT_DIR, SERVERS_FILE, Settings
 from errors import ServiceError, SettingsError
@@ -219,7 +219,7 @@ def note_servers(settings: Settings, found: Mapping[str, str]) -> None:
         SettingsError: It cannot be written.
     """
     if found:
-        auth.write_secret(settings.state_dir / SERVERS_FILE, json.dumps(found))
+        first_keys.write_secret(settings.state_dir / SERVERS_FILE, json.dumps(found))
 
 
 def forget(settings: Settings) -> None:

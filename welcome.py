@@ -18,6 +18,7 @@ from typing import Any, Final
 import httpx2
 
 import auth
+import first_keys
 from config import PROJECT_DIR, Settings
 from errors import SettingsError
 
@@ -100,7 +101,7 @@ def _candidates(settings: Settings) -> Iterator[tuple[str, Path | None]]:
 def _left_in_file(key: str, file: Path) -> Path | None:
     # in the curl line itself it would be on the screen and in the shell's history
     try:
-        auth.write_secret(file, key)
+        first_keys.write_secret(file, key)
     except SettingsError:
         return None
     return file

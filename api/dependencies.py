@@ -17,11 +17,12 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
 import auth
+import keys
 from api.errors import field_errors
-from api.examples import JOB_ID
+from api.examples import JOB_ID, KEY_ID
 from api.services import Services
 from auth import Principal
-from errors import ClientError, InvalidRequest, NotAuthenticated, NotFound
+from errors import ClientError, InvalidRequest, NotFound
 from models import Scope
 
 #: Only the upload is larger, and it does not come this way.
@@ -48,17 +49,18 @@ def sent_key(headers: Headers) -> str | None:
     """Find the key that a request carries; None when it carries none.
 
     Raises:
-        NotAuthenticated: It carries another kind of credentials, or two keys that differ.
+        NotAuthenticated: It carries another kind of credentials, or more than one.
     """
-    keys = set(headers.getlist("x-api-key"))
+    sent = headers.getlist("x-api-key")
     for value in headers.getlist("authorization"):
         scheme, _, key = value.partition(" ")
         if scheme.lower() != "bearer":
-            raise NotAuthenticated
-        keys.add(key.strip())
-    if len(keys) > 1:
-        raise NotAuthenticated
-    return keys.pop() if keys else None
+            raise auth.refused("not a bearer")
+        sent.append(key.strip())
+    if len(sent) > 1:
+        # each reader would take another one
+        raise auth.refused("several")
+    return sent[0] if sent else None
 
 
 # Not a coroutine: FastAPI runs it in a thread, since it asks the database.
@@ -75,7 +77,7 @@ def caller(
     """
     key = sent_key(request.headers)
     if key is None and services.settings.auth_required:
-        raise NotAuthenticated
+        raise auth.refused("missing")
     services.first_keys.ensure(services.transaction)
     with services.transaction() as session:
         return auth.anonymous(session) if key is None else auth.authenticate(session, key)
@@ -114,13 +116,37 @@ async def job_id(
     Raises:
         NotFound: It is no UUID.
     """
-    try:
-        return uuid.UUID(job_id)
-    except ValueError:
-        raise NotFound from None
+    return _uuid(job_id, NotFound())
+
+
+async def key_id(
+    key_id: Annotated[
+        str,
+        Path(
+            description="The key's id, as the list of keys shows it.",
+            json_schema_extra={"format": "uuid"},
+            examples=[KEY_ID],
+        ),
+    ],
+    _caller: Annotated[Principal, Depends(caller)],
+) -> uuid.UUID:
+    """Read the id from the path, once it is known who asks.
+
+    Raises:
+        NotFound: It is no UUID.
+    """
+    return _uuid(key_id, NotFound(keys.NOT_FOUND))
 
 
 JobId = Annotated[uuid.UUID, Depends(job_id)]
+KeyId = Annotated[uuid.UUID, Depends(key_id)]
+
+
+def _uuid(text: str, nobody: NotFound) -> uuid.UUID:
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        raise nobody from None
 
 
 async def single_values(request: Request) -> None:

@@ -34,6 +34,7 @@ Every call but `/health` and `/ready` carries an API key, as `X-API-Key: KEY` or
 TAGS: Final = [
     {"name": "jobs", "description": "Submit recordings, follow them, read what was said."},
     {"name": "admin", "description": "For operators: needs a key with the scope `admin`."},
+    {"name": "keys", "description": "For operators: who may do what."},
     {"name": "health", "description": "For load balancers: needs no key and tells no details."},
 ]
 
@@ -48,10 +49,10 @@ _EXPLANATIONS: Final = {
     400: "The request cannot be read.",
     401: "No key, or not a good one.",
     403: "The key lacks the scope.",
-    404: "There is no such job, or it is not yours.",
+    404: "There is no such thing, or it is not yours.",
     406: "No format that the client accepts.",
     408: "The body stopped arriving.",
-    409: "The job's status does not allow it.",
+    409: "The state of the job or key does not allow it.",
     410: "The upload is no longer kept.",
     413: "The body is too large.",
     415: "The body is of another media type.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 JOB_ID: Final = "019abcde-f012-7345-8678-9abcdef01234"
+KEY_ID: Final = "019abcde-f012-7345-8678-9abcdef05678"
 
 COMPLETED_JOB: Final[dict[str, Any]] = {
     "id": JOB_ID,

@@ -13,11 +13,11 @@ from typing import Final
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from auth import FirstKeys
 from celery_app import TRANSCRIBE, Doorbell, make_celery, make_redis
 from config import Settings
 from database import get_db_session, make_engine, make_sessions
 from errors import DatabaseUnavailable, ServiceError
+from first_keys import FirstKeys
 from jobs import lifecycle
 from jobs.uploads import UploadStore
 from models import Owner

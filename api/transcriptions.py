@@ -118,6 +118,7 @@ def _new_job(services: Services, principal: Principal, received: Received) -> Ne
     return NewJob(
         id=upload.job_id,
         owner_id=principal.owner_id,
+        api_key_id=principal.key_id,
         engine_name=wishes.engine_name,
         model_name=wishes.model_name,
         client_filename=received.filename,

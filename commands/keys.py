@@ -1,23 +1,26 @@
-"""API keys: make, list and revoke them."""
+"""API keys: make, list, change, rotate and revoke them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from typing import Annotated, Final
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final
 
 import typer
 
 import auth
-from auth import Grant
+import keys
 from commands.terminal import print_table, service_settings, transaction, when
 from errors import InvalidRequest
+from keys import Grant
 from models import ApiKey, Scope
 
 #: A minute and a half; what is shorter is a slip.
 SHORTEST_DAYS: Final = 0.001
 LONGEST_DAYS: Final = 36_500
+
+COLUMNS: Final = ("prefix", "owner", "state", "scopes", "last used", "id", "note")
 
 app = typer.Typer(help="API keys.", no_args_is_help=True)
 
@@ -29,26 +32,35 @@ def _require_number(value: float | None) -> float | None:
     return value
 
 
+Which = Annotated[str, typer.Argument(help="Its prefix, as listed, or its id.", show_default=False)]
+Scopes = Annotated[
+    list[Scope] | None,
+    typer.Option(help="What it may do; may be given several times. All of jobs, if not given."),
+]
+Days = Annotated[
+    float | None,
+    typer.Option(
+        min=SHORTEST_DAYS,
+        max=LONGEST_DAYS,
+        callback=_require_number,
+        help="It works for so many days. For ever, if not given.",
+    ),
+]
+Note = Annotated[str | None, typer.Option(help="What it is for.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Also where no other key could administer any more.")
+]
+
+
 @app.command("create")
 def create_key(
     owner: Annotated[str, typer.Option(help="Whom its jobs belong to.", show_default=False)],
-    scope: Annotated[
-        list[Scope] | None,
-        typer.Option(help="What it may do; may be given several times. All of jobs, if not given."),
-    ] = None,
+    scope: Scopes = None,
     no_high: Annotated[
         bool, typer.Option("--no-high", help="Its jobs may not ask for the priority high.")
     ] = False,
-    expires_days: Annotated[
-        float | None,
-        typer.Option(
-            min=SHORTEST_DAYS,
-            max=LONGEST_DAYS,
-            callback=_require_number,
-            help="It works for so many days. For ever, if not given.",
-        ),
-    ] = None,
-    note: Annotated[str | None, typer.Option(help="What it is for.")] = None,
+    expires_days: Days = None,
+    note: Note = None,
 ) -> None:
     """Make a key, and print it this once."""
     if not owner.strip():
@@ -57,33 +69,109 @@ def create_key(
         owner=owner.strip(),
         scopes=scope or auth.JOB_SCOPES,
         may_use_high=not no_high,
-        valid_days=expires_days,
+        expires_at=None if expires_days is None else _in(expires_days),
         note=note,
     )
     with transaction(service_settings()) as session:
-        key, row = auth.create(session, grant)
-    typer.echo(f"Key {row.prefix}… of {grant.owner}; it is not shown again:", err=True)
-    typer.echo(key)
+        secret, key = keys.create(session, grant)
+    typer.echo(f"Key {key.prefix}… of {grant.owner}; it is not shown again:", err=True)
+    typer.echo(secret)
 
 
 @app.command("list")
-def list_keys() -> None:
+def list_keys(
+    owner: Annotated[str | None, typer.Option(help="Only keys of this owner.")] = None,
+) -> None:
     """List all keys: what they may do, and whether they still work."""
     with transaction(service_settings()) as session:
-        rows = [_key_row(key) for key in auth.everyone(session)]
-    print_table(("prefix", "owner", "state", "scopes", "last used", "id", "note"), rows)
+        rows = [_key_row(key) for key in keys.everyone(session, owner=owner)]
+    print_table(COLUMNS, rows)
+
+
+@app.command("owners")
+def list_owners() -> None:
+    """List whom jobs belong to, and how many keys of theirs work."""
+    with transaction(service_settings()) as session:
+        rows = [
+            (owner.name, str(owner.working_keys), when(owner.created_at))
+            for owner in keys.owners(session)
+        ]
+    print_table(("owner", "working keys", "since"), rows)
+
+
+@app.command("change")
+def change_key(
+    which: Which,
+    scope: Annotated[
+        list[Scope] | None,
+        typer.Option(help="What it may do from now on; may be given several times."),
+    ] = None,
+    high: Annotated[
+        bool | None,
+        typer.Option("--high/--no-high", help="Whether its jobs may ask for the priority high."),
+    ] = None,
+    expires_days: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=LONGEST_DAYS,
+            callback=_require_number,
+            help="It works for so many days from now; 0: for ever.",
+        ),
+    ] = None,
+    note: Note = None,
+    force: Force = False,
+) -> None:
+    """Change what a key may do; what is not given stays."""
+    values: dict[str, Any] = {"scopes": scope or None, "may_use_high": high, "note": note}
+    values = {name: value for name, value in values.items() if value is not None}
+    if expires_days is not None:
+        values["expires_at"] = _in(expires_days) if expires_days else None
+    if not values:
+        raise InvalidRequest("Say what should change: see --help.")
+    with transaction(service_settings()) as session:
+        key = keys.find_working(session, which)
+        keys.change(session, key, values, force=force)
+        row = _key_row(key)
+    print_table(COLUMNS, [row])
+
+
+@app.command("rotate")
+def rotate_key(
+    which: Which,
+    grace_hours: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=24 * 30,
+            callback=_require_number,
+            help="For so long the key as it was works beside the new one.",
+        ),
+    ] = keys.GRACE.total_seconds() / 3600,
+) -> None:
+    """Give a key a new secret, and print it this once; all else of it stays."""
+    with transaction(service_settings()) as session:
+        key = keys.find_working(session, which)
+        secret = keys.rotate(session, key, grace=timedelta(hours=grace_hours))
+    typer.echo(
+        f"{key.previous_prefix}… is {key.prefix}… now, and works as it was until"
+        f" {when(key.previous_expires_at)}. The new one is not shown again:",
+        err=True,
+    )
+    typer.echo(secret)
 
 
 @app.command("revoke")
-def revoke_key(
-    which: Annotated[
-        str, typer.Argument(help="Its prefix, as listed, or its id.", show_default=False)
-    ],
-) -> None:
+def revoke_key(which: Which, force: Force = False) -> None:
     """Make a key useless from now on; its owner's jobs stay."""
     with transaction(service_settings()) as session:
-        revoked = auth.revoke(session, which)
-    typer.echo(f"{revoked.prefix} is revoked.")
+        key = keys.find_working(session, which)
+        keys.revoke(session, key, force=force)
+    typer.echo(f"{key.prefix} is revoked.")
+
+
+def _in(days: float) -> datetime:
+    return datetime.now(UTC) + timedelta(days=days)
 
 
 def _key_row(key: ApiKey) -> Sequence[str]:

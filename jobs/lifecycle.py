@@ -40,6 +40,7 @@ class NewJob:
     upload_bytes: int
     upload_sha256: bytes
     max_attempts: int
+    api_key_id: uuid.UUID | None = None
     priority: str = "normal"
     language: str | None = None
     translate: bool = False

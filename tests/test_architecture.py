@@ -26,7 +26,7 @@ ROWS = (
     {"speech", "local_servers", "outgoing"},
     {"models"},
     {"database"},
-    {"auth", "celery_app", "jobs", "model_pool", "model_shelf", "solo"},
+    {"auth", "celery_app", "first_keys", "jobs", "keys", "model_pool", "model_shelf", "solo"},
     {"api", "attempts", "tasks", "maintenance", "reaper"},
     {"app", "cli", "commands", "migrations", "serve", "welcome", "worker"},  # entry points
     {"rig"},  # what tools and tests share
@@ -37,6 +37,8 @@ UNITS = {
     "attempts": "tasks",
     "commands": "cli",
     "config_values": "config",
+    "first_keys": "auth",
+    "keys": "auth",
     "model_shelf": "model_pool",
     "reaper": "maintenance",
     "redaction": "telemetry",

@@ -16,6 +16,7 @@ from uuid_utils.compat import uuid7
 import auth
 import cli
 from config import SERVERS_FILE
+from errors import NotAuthenticated
 from jobs import lifecycle, queues
 from jobs.lifecycle import Failure, NewJob
 from models import Scope, TranscriptionJob
@@ -161,6 +162,56 @@ def test_a_key_can_be_revoked_by_its_shown_prefix(run):
     run("keys", "revoke", prefix)
 
     assert "revoked" in run("keys", "list")
+
+
+def test_a_key_can_be_changed(run, sessions):
+    key = run("keys", "create", "--owner", "alice", "--note", "the laptop").strip()
+    run("keys", "change", key[:17], "--scope", "jobs:read", "--no-high")
+    caller = principal(sessions, key)
+
+    assert (caller.scopes, caller.may_use_high) == ({Scope.JOBS_READ}, False)
+    assert "the laptop" in run("keys", "list")
+
+
+def test_the_end_of_a_key_can_be_set_and_taken_away(run):
+    prefix = run("keys", "create", "--owner", "alice")[:17]
+
+    assert "until 2" in run("keys", "change", prefix, "--expires-days", "1")
+    assert "works" in run("keys", "change", prefix, "--expires-days", "0")
+
+
+def test_a_change_says_what_should_change(run, fail):
+    prefix = run("keys", "create", "--owner", "alice")[:17]
+
+    assert fail("keys", "change", prefix)[0] == 1
+
+
+def test_a_rotated_key_is_printed_alone(run, sessions):
+    before = run("keys", "create", "--owner", "alice").strip()
+    after = run("keys", "rotate", before[:17]).strip()
+
+    assert principal(sessions, after).key_id == principal(sessions, before).key_id
+
+
+def test_a_key_can_be_rotated_without_grace(run, sessions):
+    before = run("keys", "create", "--owner", "alice").strip()
+    run("keys", "rotate", before[:17], "--grace-hours", "0")
+
+    with pytest.raises(NotAuthenticated):
+        principal(sessions, before)
+
+
+def test_the_last_admin_key_is_revoked_by_force_alone(run, fail):
+    prefix = run("keys", "create", "--owner", "root", "--scope", "admin")[:17]
+
+    assert fail("keys", "revoke", prefix)[0] == 1
+    assert "revoked" in run("keys", "revoke", prefix, "--force")
+
+
+def test_owners_are_listed(run):
+    run("keys", "create", "--owner", "alice")
+
+    assert "alice" in run("keys", "owners")
 
 
 def test_revoking_what_is_not_there_fails_in_one_line(fail):

@@ -51,6 +51,10 @@ def upgrade() -> None:
     sa.Column('owner_id', sa.UUID(), nullable=False),
     sa.Column('prefix', sa.Text(), nullable=False),
     sa.Column('key_sha256', sa.LargeBinary(), nullable=False),
+    sa.Column('previous_prefix', sa.Text(), nullable=True),
+    sa.Column('previous_sha256', sa.LargeBinary(), nullable=True),
+    sa.Column('previous_expires_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
+    sa.Column('previous_used_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
     sa.Column('scopes', postgresql.ARRAY(sa.Text()), nullable=False),
     sa.Column('may_use_high', sa.Boolean(), server_default=sa.text('true'), nullable=False),
     sa.Column('note', sa.Text(), nullable=True),
@@ -58,14 +62,17 @@ def upgrade() -> None:
     sa.Column('expires_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
     sa.Column('revoked_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
     sa.Column('last_used_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
+    sa.CheckConstraint('num_nulls(previous_prefix, previous_sha256, previous_expires_at) IN (0, 3)', name=op.f('ck_api_keys_previous_is_whole')),
     sa.ForeignKeyConstraint(['owner_id'], ['owners.id'], name=op.f('fk_api_keys_owner_id_owners')),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_api_keys')),
-    sa.UniqueConstraint('key_sha256', name=op.f('uq_api_keys_key_sha256'))
+    sa.UniqueConstraint('key_sha256', name=op.f('uq_api_keys_key_sha256')),
+    sa.UniqueConstraint('previous_sha256', name=op.f('uq_api_keys_previous_sha256'))
     )
     op.create_index(op.f('ix_api_keys_owner_id'), 'api_keys', ['owner_id'], unique=False)
     op.create_table('transcription_jobs',
     sa.Column('id', sa.UUID(), nullable=False),
     sa.Column('owner_id', sa.UUID(), nullable=False),
+    sa.Column('api_key_id', sa.UUID(), nullable=True),
     sa.Column('status', sa.Text(), server_default='pending', nullable=False),
     sa.Column('priority', sa.Text(), server_default='normal', nullable=False),
     sa.Column('created_at', postgresql.TIMESTAMP(timezone=True), server_default=sa.text('now()'), nullable=False),
@@ -120,10 +127,12 @@ def upgrade() -> None:
     sa.CheckConstraint("status IN ('pending', 'processing', 'completed', 'failed', 'cancelled')", name=op.f('ck_transcription_jobs_status')),
     sa.CheckConstraint('attempt BETWEEN 0 AND max_attempts', name=op.f('ck_transcription_jobs_attempt_in_bounds')),
     sa.CheckConstraint('progress BETWEEN 0 AND 1', name=op.f('ck_transcription_jobs_progress_in_bounds')),
+    sa.ForeignKeyConstraint(['api_key_id'], ['api_keys.id'], name=op.f('fk_transcription_jobs_api_key_id_api_keys'), ondelete='SET NULL'),
     sa.ForeignKeyConstraint(['owner_id'], ['owners.id'], name=op.f('fk_transcription_jobs_owner_id_owners')),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_transcription_jobs')),
     postgresql_with={'fillfactor': '80'}
     )
+    op.create_index('ix_transcription_jobs_key_age', 'transcription_jobs', ['api_key_id', 'created_at'], unique=False)
     op.create_index('ix_transcription_jobs_lane', 'transcription_jobs', ['lane', 'not_before', 'id'], unique=False, postgresql_where=sa.text("status = 'pending'"))
     op.create_index('ix_transcription_jobs_unprobed', 'transcription_jobs', ['not_before'], unique=False, postgresql_where=sa.text("status = 'pending' AND probed_at IS NULL"))
     op.create_index('ix_transcription_jobs_owner_age', 'transcription_jobs', ['owner_id', sa.literal_column('created_at DESC'), sa.literal_column('id DESC')], unique=False)
@@ -200,6 +209,7 @@ def downgrade() -> None:
     op.drop_index('ix_transcription_jobs_owner_status_age', table_name='transcription_jobs')
     op.drop_index('ix_transcription_jobs_owner_age', table_name='transcription_jobs')
     op.drop_index('ix_transcription_jobs_unprobed', table_name='transcription_jobs', postgresql_where=sa.text("status = 'pending' AND probed_at IS NULL"))
+    op.drop_index('ix_transcription_jobs_key_age', table_name='transcription_jobs')
     op.drop_index('ix_transcription_jobs_lane', table_name='transcription_jobs', postgresql_where=sa.text("status = 'pending'"))
     op.drop_table('transcription_jobs')
     op.drop_index(op.f('ix_api_keys_owner_id'), table_name='api_keys')

@@ -11,22 +11,21 @@ from typing import Any
 
 import pytest
 import uvicorn
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 from uuid_utils.compat import uuid7
 
 import auth
+import keys
 from app import create_app
 from app import serving as options_of
-from auth import Grant
 from config import Settings
 from jobs import lifecycle
 from jobs.lifecycle import Backoff, Failure, NewJob, Outcome
-from local_servers import PostgresServer
-from models import Base, Scope, TranscriptionJob
+from keys import Grant
+from models import Scope, TranscriptionJob
 from speech.transcript import ResumeState, Segment, Transcript, Window
-from tests.conftest import fresh_database
 
 #: A key from the setting, as the first version's users have them.
 ADMIN_KEY = "an-operators-own-words"
@@ -61,21 +60,9 @@ NO_PAUSE = Backoff(base_seconds=0.0, cap_seconds=0.0)
 MakeKey = Callable[..., dict[str, str]]
 
 
-@pytest.fixture(scope="session")
-def api_engine(postgres_server: PostgresServer, migrated_database: str) -> Iterator[Engine]:
-    with fresh_database(postgres_server, migrated_database) as url:
-        engine = create_engine(url)
-        yield engine
-        engine.dispose()
-
-
 @pytest.fixture
-def engine(api_engine: Engine) -> Engine:
-    """Empty tables."""
-    names = ", ".join(table.name for table in Base.metadata.sorted_tables)
-    with api_engine.begin() as connection:
-        connection.execute(text(f"TRUNCATE {names}"))
-    return api_engine
+def engine(emptied_engine: Engine) -> Engine:
+    return emptied_engine
 
 
 @pytest.fixture
@@ -120,7 +107,7 @@ def make_key(sessions: sessionmaker[Session]) -> MakeKey:
 
     def make(owner: str = "alice", **values: Any) -> dict[str, str]:
         with sessions.begin() as session:
-            key, _ = auth.create(session, Grant(owner=owner, **values))
+            key, _ = keys.create(session, Grant(owner=owner, **values))
         return {"X-API-Key": key}
 
     return make

@@ -1,5 +1,7 @@
 """The key that a request carries, and the caller behind it."""
 
+import logging
+
 import pytest
 from sqlalchemy import text
 from starlette.datastructures import Headers
@@ -27,13 +29,13 @@ def test_both_headers_carry_the_key(pair):
     assert sent_key(headers(pair)) == "k"
 
 
-def test_the_same_key_twice_is_one_key():
-    assert sent_key(headers(("x-api-key", "k"), ("authorization", "Bearer k"))) == "k"
-
-
+@pytest.mark.security("authentication", "two credentials, or credentials of another kind")
 @pytest.mark.parametrize(
     "pairs",
     [
+        [("x-api-key", "k"), ("authorization", "Bearer k")],
+        [("x-api-key", "k"), ("x-api-key", "k")],
+        [("authorization", "Bearer k"), ("authorization", "Bearer k")],
         [("x-api-key", "k"), ("authorization", "Bearer other")],
         [("x-api-key", "k"), ("x-api-key", "other")],
         [("authorization", "Bearer k"), ("authorization", "Bearer other")],
@@ -53,8 +55,28 @@ def test_bearer_works_as_well(client, alice):
     assert client.get("/jobs", headers=bearer).status_code == 200
 
 
-def test_a_key_in_the_address_is_no_key(client):
-    assert client.get(f"/jobs?api_key={ADMIN_KEY}").status_code == 401
+@pytest.mark.security("authentication", "a key in the address")
+@pytest.mark.parametrize("name", ["api_key", "key", "access_token", "X-API-Key"])
+def test_a_key_in_the_address_is_no_key(client, name):
+    assert client.get(f"/jobs?{name}={ADMIN_KEY}").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        ({}, "missing"),
+        ({"Authorization": "Basic dXNlcjpwYXNz"}, "not a bearer"),
+        ({"Authorization": "Bearer x", "X-API-Key": "x"}, "several"),
+        ({"X-API-Key": "x"}, "malformed"),
+        ({"X-API-Key": "unknown-but-long-enough"}, "unknown"),
+    ],
+)
+def test_the_log_says_why_nobody_is_let_in(client, caplog, headers, reason):
+    caplog.set_level(logging.INFO)
+    client.get("/jobs", headers=headers)
+    (refusal,) = [record for record in caplog.records if record.message == "key refused"]
+
+    assert refusal.__dict__["reason"] == reason
 
 
 def test_a_revoked_key_is_refused_at_its_next_call(client, alice, engine):
@@ -65,6 +87,7 @@ def test_a_revoked_key_is_refused_at_its_next_call(client, alice, engine):
     assert client.get("/jobs", headers=alice).status_code == 401
 
 
+@pytest.mark.security("authentication", "a key that is no ASCII, or a megabyte")
 @pytest.mark.parametrize("key", [b"\xc3\xa9" * 20, b"\xff" * 20, b"k" * 10**6])
 def test_a_strange_key_is_refused(client, key):
     assert client.get("/jobs", headers={"X-API-Key": key}).status_code == 401

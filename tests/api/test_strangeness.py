@@ -6,8 +6,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import keys
+from keys import Grant
 from tests.api.conftest import ADMIN_KEY
-from tests.api.test_ownership import OPERATIONS
+from tests.api.test_ownership import OPERATIONS, url_of
 
 KEY = {"X-API-Key": ADMIN_KEY}
 NAMES = st.sampled_from(
@@ -25,9 +27,10 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
     max_leaves=10,
 )  # fmt: skip
-BODIES = st.dictionaries(
-    st.sampled_from(["priority", "metadata", "model_size", "notes", "status"]), VALUES, max_size=3
+FIELDS = (
+    "priority metadata model_size notes status owner scopes note expires_at grace_seconds force"
 )
+BODIES = st.dictionaries(st.sampled_from(FIELDS.split()), VALUES, max_size=3)
 few = settings(
     max_examples=15,
     deadline=None,
@@ -35,12 +38,20 @@ few = settings(
 )
 
 
-@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+@pytest.fixture
+def made_key(sessions) -> uuid.UUID:
+    with sessions.begin() as session:
+        return keys.create(session, Grant(owner="alice"))[1].id
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
 @few
 @given(query=st.dictionaries(NAMES, TEXTS, max_size=3), body=VALUES | BODIES)
-def test_no_request_is_too_strange(client, jobs, method, path, query, body):
-    url = path.format(job_id=jobs.failed() if "{job_id}" in path else uuid.uuid4(), name="normal")
-    answer = client.request(method, url, params=query, json=body, headers=KEY)
+def test_no_request_is_too_strange(client, jobs, made_key, operation, query, body):
+    ids = {"job_id": jobs.failed(), "key_id": made_key} if "{" in operation[1] else {}
+    answer = client.request(
+        operation[0], url_of(operation, ids), params=query, json=body, headers=KEY
+    )
 
     assert answer.status_code < 500
     if answer.status_code >= 400:

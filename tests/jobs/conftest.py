@@ -1,19 +1,17 @@
 """Sessions on a fresh database, and jobs in every state."""
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session, sessionmaker
 from uuid_utils.compat import uuid7
 
 from jobs import lifecycle
 from jobs.lifecycle import Backoff, ClaimedJob, Failure, NewJob, Outcome
-from local_servers import PostgresServer
-from models import Base, Owner, TranscriptionJob
+from models import Owner, TranscriptionJob
 from speech.transcript import ResumeState, Segment, Transcript, Window
-from tests.conftest import fresh_database
 
 NO_PAUSE = Backoff(base_seconds=0.0, cap_seconds=0.0)
 FAILURE = Failure(code="engine_error", message="It broke.", traceback="Traceback", context={"a": 1})
@@ -41,21 +39,9 @@ WINDOW = Window(
 MakeJob = Callable[..., TranscriptionJob]
 
 
-@pytest.fixture(scope="session")
-def session_engine(postgres_server: PostgresServer, migrated_database: str) -> Iterator[Engine]:
-    with fresh_database(postgres_server, migrated_database) as url:
-        engine = create_engine(url)
-        yield engine
-        engine.dispose()
-
-
 @pytest.fixture
-def engine(session_engine: Engine) -> Engine:
-    """Empty tables: emptying them is ten times quicker than a database for each test."""
-    names = ", ".join(table.name for table in Base.metadata.sorted_tables)
-    with session_engine.begin() as connection:
-        connection.execute(text(f"TRUNCATE {names}"))
-    return session_engine
+def engine(emptied_engine: Engine) -> Engine:
+    return emptied_engine
 
 
 @pytest.fixture

@@ -1,0 +1,157 @@
+"""The bodies of what is told and said of API keys."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import AwareDatetime, Field, field_validator
+
+import keys
+from api.schemas import Answer, Body, Text, Time
+from auth import JOB_SCOPES
+from models import ApiKey, Scope
+
+MAX_OWNER_CHARS: Final = 200
+MAX_NOTE_CHARS: Final = 4_000
+MAX_GRACE: Final = timedelta(days=30)
+
+Owner = Annotated[Text, Field(min_length=1, max_length=MAX_OWNER_CHARS)]
+Note = Annotated[Text, Field(max_length=MAX_NOTE_CHARS)]
+Scopes = Annotated[list[Annotated[Scope, Field(strict=False)]], Field(min_length=1)]
+Force = Annotated[
+    bool, Field(description="Also where no other key with the scope `admin` would be left.")
+]
+
+
+class NewKey(Body):
+    """What a new key is to be."""
+
+    owner: Owner = Field(description="Whom its jobs belong to; a new name is a new owner.")
+    scopes: Scopes = Field(list(JOB_SCOPES), description="What it may do.")
+    may_use_high: bool = Field(True, description="Whether its jobs may ask for `high`.")
+    expires_at: AwareDatetime | None = Field(None, description="Works until then; null: for ever.")
+    note: Note | None = Field(None, description="What it is for.")
+
+    @field_validator("owner")
+    @classmethod
+    def _named(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("it should not be blank")
+        return value.strip()
+
+
+class KeyPatch(Body):
+    """What is to be changed of a key; what is left out stays."""
+
+    # left out, these have no value that is read
+    scopes: Scopes = Field([], description="What it may do.")
+    may_use_high: bool = Field(True, description="Whether its jobs may ask for `high`.")
+    expires_at: AwareDatetime | None = Field(None, description="Works until then; null: for ever.")
+    note: Note | None = Field(None, description="What it is for.")
+    force: Force = False
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The columns that are to be set."""
+        return self.model_dump(include=self.model_fields_set - {"force"})
+
+
+class Rotation(Body):
+    """How a key is rotated."""
+
+    grace_seconds: float = Field(
+        keys.GRACE.total_seconds(),
+        ge=0,
+        le=MAX_GRACE.total_seconds(),
+        description="For so long the secret that it had works beside the new one.",
+    )
+
+
+class Revocation(Body):
+    """How a key is revoked."""
+
+    force: Force = False
+
+
+class Previous(Answer):
+    """The secret that a key had before it was rotated."""
+
+    prefix: str
+    expires_at: Time = Field(description="It works until then.")
+    last_used_at: Time | None = Field(description="Since the rotation; to the minute.")
+
+    @classmethod
+    def of(cls, key: ApiKey) -> Previous | None:
+        if key.previous_prefix is None or key.previous_expires_at is None:
+            return None
+        return cls(
+            prefix=key.previous_prefix,
+            expires_at=key.previous_expires_at,
+            last_used_at=key.previous_used_at,
+        )
+
+
+class Key(Answer):
+    """An API key, without its secret."""
+
+    id: uuid.UUID = Field(description="Stays the same when the key is rotated.")
+    owner: str
+    prefix: str = Field(description="The secret's first characters.")
+    state: Literal["works", "expired", "revoked"]
+    scopes: list[Scope]
+    may_use_high: bool
+    note: str | None
+    created_at: Time
+    expires_at: Time | None
+    revoked_at: Time | None
+    last_used_at: Time | None = Field(description="To the minute.")
+    previous: Previous | None = Field(description="The secret before the last rotation, if any.")
+
+    @classmethod
+    def of(cls, row: ApiKey, **more: Any) -> Self:
+        """Show a key, with the fields of a subclass."""
+        ours: dict[str, Any] = {
+            "owner": row.owner.name,
+            "state": state(row),
+            "previous": Previous.of(row),
+        }
+        theirs = {name: getattr(row, name) for name in Key.model_fields if name not in ours}
+        return cls(**theirs, **ours, **more)
+
+
+class KeyWithSecret(Key):
+    """An API key as it is told once."""
+
+    key: str = Field(description="The secret. It is not shown again.")
+
+
+class KeyList(Answer):
+    """A page of keys, newest first."""
+
+    keys: list[Key]
+    total: int = Field(description="How many there are on all pages.")
+    next_cursor: str | None = Field(description="For the next page; null on the last.")
+
+
+class OwnerOfKeys(Answer):
+    """Whom jobs belong to."""
+
+    name: str
+    created_at: Time
+    working_keys: int = Field(description="Keys that are neither revoked nor expired.")
+
+
+class OwnerList(Answer):
+    """All owners, by name."""
+
+    owners: list[OwnerOfKeys]
+
+
+def state(key: ApiKey) -> Literal["works", "expired", "revoked"]:
+    """How a key is, in a word."""
+    if key.revoked_at is not None:
+        return "revoked"
+    expired = key.expires_at is not None and key.expires_at <= datetime.now(UTC)
+    return "expired" if expired else "works"
