@@ -18,7 +18,6 @@ from tests.fakes import FakeClock
 from tests.jobs import conftest as jobs_conftest
 from tests.jobs.conftest import MakeJob, claim, read
 
-session_engine = jobs_conftest.session_engine
 engine = jobs_conftest.engine
 sessions = jobs_conftest.sessions
 owner_id = jobs_conftest.owner_id
