@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
 
 from sqlalchemy import URL, Engine, create_engine, make_url, text
 from sqlalchemy.exc import (
@@ -20,7 +24,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import NullPool, QueuePool
 
-from config import Settings
+from config import PROJECT_DIR, Settings
 from errors import DatabaseUnavailable, ServiceError
 
 logger = logging.getLogger(__name__)
@@ -54,6 +58,11 @@ UNAVAILABLE = (
 )
 #: SQLSTATEs of a database that the migrations have not reached yet: no such table, no such column.
 NOT_MIGRATED = ("42P01", "42703")
+
+MIGRATIONS: Final = PROJECT_DIR / "migrations" / "versions"
+#: How Alembic writes what a migration is, and what it follows.
+_REVISION: Final = re.compile(r"^revision: str = '(\w+)'", re.MULTILINE)
+_DOWN_REVISION: Final = re.compile(r"^down_revision: .* = '(\w+)'", re.MULTILINE)
 
 
 def make_engine(settings: Settings, *, pooled: bool = True, name: str = "transcription") -> Engine:
@@ -202,3 +211,42 @@ def pool_stats(engine: Engine) -> ConnectionPoolStats:
         checked_in=pool.checkedin(),
         overflow=max(0, pool.overflow()),
     )
+
+
+class Migrated(StrEnum):
+    """Where a database stands beside this version of the service."""
+
+    CURRENT = "current"
+    BEHIND = "behind"  #: Migrations have to be run.
+    AHEAD = "ahead"  #: It was migrated for a later version, which this one goes on to work with.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revisions:
+    """The migrations that this version brings."""
+
+    known: frozenset[str]
+    head: str
+
+    @classmethod
+    @functools.cache
+    def of(cls, folder: Path = MIGRATIONS) -> Revisions:
+        """Read them from their files: asking Alembic would load all of it into every process."""
+        texts = [file.read_text("utf-8") for file in folder.glob("*.py")]
+        known = frozenset(revision for text in texts for revision in _REVISION.findall(text))
+        followed = {revision for text in texts for revision in _DOWN_REVISION.findall(text)}
+        (head,) = known - followed
+        return cls(known=known, head=head)
+
+    def judge(self, found: str | None) -> Migrated:
+        if found == self.head:
+            return Migrated.CURRENT
+        return Migrated.BEHIND if found is None or found in self.known else Migrated.AHEAD
+
+
+def revision(session: Session) -> str | None:
+    """Look up which migration the database is at; None before the first."""
+    if session.scalar(text("SELECT to_regclass('alembic_version')")) is None:
+        return None
+    found: str | None = session.scalar(text("SELECT version_num FROM alembic_version"))
+    return found

@@ -21,6 +21,7 @@
       OutgoingFailed              a call to somebody else's server failed
         AddressRefused, ReplyTooLarge, ReplyRefused
       SettingsError               the configuration is wrong
+      Unhealthy                   a monitor asked to be told so
       LocalServerFailed           our own PostgreSQL or Valkey does not run
 
 ``code`` is stable: it is stored in the job's row and sent to clients. The docstring of a class is
@@ -384,6 +385,12 @@ class SettingsError(ServiceError):
     """The configuration is wrong."""
 
     code = "bad_settings"
+
+
+class Unhealthy(ServiceError):
+    """The service is not as it should be."""
+
+    code = "unhealthy"
 
 
 class LocalServerFailed(ServiceError):

@@ -194,6 +194,8 @@ class TranscriptionJob(Base):
     worker_name: Mapped[str | None]
     #: Rises with every heartbeat; the reaper watches whether it moves.
     heartbeat_seq: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    #: When it last rose, for people; None before the first attempt.
+    heartbeat_at: Mapped[datetime | None]
 
     # Faults
     #: Workers that died with this job in hand.
@@ -312,7 +314,7 @@ class TranscriptionJob(Base):
 
 
 class PausedQueue(Base):
-    """A queue whose jobs do not start until an operator resumes it. The row is the truth."""
+    """A queue whose jobs do not start until an operator resumes it; it says when that was, then."""
 
     __tablename__ = "paused_queues"
 
@@ -322,6 +324,8 @@ class PausedQueue(Base):
     #: Prefix of the API key, or ``cli``.
     paused_by: Mapped[str | None]
     note: Mapped[str | None]
+    #: None while it is paused.
+    resumed_at: Mapped[datetime | None]
 
     __table_args__ = (CheckConstraint("name IN ('high', 'normal', 'retry')", name="name"),)
 
@@ -405,6 +409,8 @@ class Worker(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     #: worker or maintenance.
     role: Mapped[str]
+    #: Of the service.
+    version: Mapped[str]
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
     queues: Mapped[list[str]]
@@ -412,6 +418,15 @@ class Worker(Base):
     slots: Mapped[int]
     #: Jobs that it is running.
     running: Mapped[int] = mapped_column(server_default=text("0"))
-    draining: Mapped[bool] = mapped_column(server_default=text("false"))
+    #: Since when it takes nothing new; None while it does.
+    draining_since: Mapped[datetime | None]
+    #: Attempts that it has begun.
+    begun: Mapped[int] = mapped_column(server_default=text("0"))
+    #: Since when it has had a free slot and begun nothing; None while every slot is busy.
+    idle_since: Mapped[datetime | None]
+    #: By how much its clock is ahead of the database's.
+    clock_ahead_seconds: Mapped[float] = mapped_column(server_default=text("0"))
+    #: When it took leave; None while it runs, and if it died.
+    left_at: Mapped[datetime | None]
     #: Statistics of its model pool.
     pool: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))

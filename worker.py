@@ -33,7 +33,7 @@ import machine
 import tasks
 from attempts import Workbench
 from celery_app import DLQ, Doorbell, make_celery, make_redis, send
-from config import PROJECT_DIR, Settings
+from config import PROJECT_DIR, VERSION, Settings
 from database import Sessions, get_db_session, make_engine, make_sessions
 from errors import LeaseLost, ModelUnavailable, ServiceError, SettingsError, Stalled, UnknownModel
 from jobs import lifecycle, workers
@@ -61,7 +61,6 @@ POLL_SECONDS: Final = 0.2
 EXIT_STALLED: Final = 70
 #: Share of the memory that there is that models may take, unless MODEL_POOL_MEMORY_MB says.
 MEMORY_SHARE: Final = 0.75
-MAINTENANCE_HEARTBEAT_SECONDS: Final = 10.0
 #: The child that a suspect runs in.
 SOLO: Final = (sys.executable, str(PROJECT_DIR / "worker.py"), "--role", "solo")
 
@@ -90,6 +89,7 @@ class ModelWorker:
         self.exit_status = 0
         self._lock = threading.Lock()
         self.ended = threading.Event()
+        self.left = threading.Event()
         self.sessions = make_sessions(make_engine(settings, name="worker"))
         beats = make_sessions(make_engine(settings, pooled=False, name="heartbeat"))
         self.pool = make_pool(settings, load or make_loader(settings))
@@ -121,17 +121,19 @@ class ModelWorker:
         self.keeper.start()
         threading.Thread(target=self._unload_idle, name="unload", daemon=True).start()
 
-    def _announce(self, session: Session, *, running: int) -> None:
+    def _announce(self, session: Session, *, running: int, begun: int) -> None:
         touch_alive(self.settings)
         workers.announce(
             session,
             WorkerState(
                 name=self.name,
                 role="worker",
+                version=VERSION,
                 queues=self.settings.celery_queues,
                 slots=self.settings.celery_concurrency,
                 running=running,
                 draining=self.draining.is_set(),
+                begun=begun,
                 pool=dataclasses.asdict(self.pool.stats()),
             ),
         )
@@ -206,6 +208,7 @@ class ModelWorker:
         self.ended.set()
         self.keeper.close()
         _leave(self.sessions, self.name)
+        self.left.set()
 
 
 class Maintenance:
@@ -217,7 +220,9 @@ class Maintenance:
         self.name = _process_name()
         self._settings = settings
         self.sessions = make_sessions(make_engine(settings, name="maintenance"))
+        self.draining = threading.Event()
         self.ended = threading.Event()
+        self.left = threading.Event()
         self._loops = make_loops(
             settings,
             self.sessions,
@@ -232,6 +237,7 @@ class Maintenance:
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
     def drain(self) -> None:
+        self.draining.set()
         self.ended.set()
         threading.Thread(target=self._end, name="drain", daemon=True).start()
 
@@ -239,12 +245,15 @@ class Maintenance:
         for loop in self._loops:
             loop.close()
         _leave(self.sessions, self.name)
+        self.left.set()
         time.sleep(EXIT_SECONDS)
         logging.shutdown()
         os._exit(0)
 
     def _beat(self) -> None:
-        state = WorkerState(name=self.name, role="maintenance", queues=(DLQ,), slots=0)
+        state = WorkerState(
+            name=self.name, role="maintenance", version=VERSION, queues=(DLQ,), slots=0
+        )
         while not self.ended.is_set():
             try:
                 with get_db_session(self.sessions) as session:
@@ -252,7 +261,7 @@ class Maintenance:
                 touch_alive(self._settings)
             except (ServiceError, SQLAlchemyError):
                 logger.warning("heartbeat failed")
-            self.ended.wait(MAINTENANCE_HEARTBEAT_SECONDS)
+            self.ended.wait(self._settings.heartbeat_seconds)
 
 
 def model_key(settings: Settings, engine: str, model: str) -> ModelKey:
@@ -421,6 +430,9 @@ def run(app: Celery, process: ModelWorker | Maintenance, queues: Sequence[str], 
         quiet=True,  # no banner
     )
     worker.start()
+    if process.draining.is_set():
+        # Celery is done as soon as the last task is; the end of ours is a thread's business
+        process.left.wait(EXIT_SECONDS)
     sys.exit(process.exit_status or worker.exitcode or 0)
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
-from typing import Annotated, Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Final, Literal
 
 import redis
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Response
@@ -14,6 +13,7 @@ from sqlalchemy.orm import Session
 from api import cursors, jobs, submission
 from api.admin_schemas import (
     AdminHealth,
+    Ailment,
     DatabasePool,
     Disk,
     FailedJob,
@@ -22,32 +22,33 @@ from api.admin_schemas import (
     Queues,
     Resolution,
     Retry,
+    StillLease,
     WorkerState,
 )
 from api.dependencies import Admin, JobId, ServicesDep, json_body, single_values
 from api.documentation import json_request, problems
 from api.jobs import Page
 from api.schemas import JobDetail
-from api.services import Services
 from celery_app import DLQ, LANES
-from config import VERSION
-from database import pool_stats
-from errors import JobNotFailed, NotFound, UploadMissing
-from jobs import edits, lifecycle, queries, queues
+from config import VERSION, Settings
+from database import ConnectionPoolStats, pool_stats
+from errors import JobNotFailed, NotFound, StorageUnavailable, Unhealthy, UploadMissing
+from jobs import edits, lifecycle, queries, vitals
+from jobs.conditions import DiskFacts, judge, status_of
 from jobs.queries import (
     INPUT_FAULTS,
     DeadLetter,
     DeadLetterFilter,
-    Figures,
-    LaneState,
     Place,
 )
+from jobs.uploads import UploadStore
+from jobs.vitals import Outside, Vitals
 from models import JobStatus
 
 router = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(single_values)])
 
-#: Above this share of jobs that failed in the last hour, the service is called degraded.
-DEGRADED_ABOVE: Final = 0.1
+Depths = Mapping[str, int | None]
+
 #: Role of the processes that run jobs.
 WORKER: Final = "worker"
 
@@ -63,33 +64,46 @@ class FailedJobFilter(Page):
     "/health",
     operation_id="get_admin_health",
     summary="How the service is",
-    responses=problems(401, 403, 503),
+    description="`status` follows from the worst of `conditions`; warnings leave it `healthy`.",
+    responses=problems(401, 403, 422, 503),
 )
-def health(_principal: Admin, services: ServicesDep) -> AdminHealth:
-    settings = services.settings
-    with services.transaction() as session:
-        figures = queries.figures(session)
-        lanes = queries.lanes(session, LANES)
-        paused = queues.paused(session)
-        workers = [
-            WorkerState.of(view, lease_seconds=settings.lease_seconds)
-            for view in queries.workers(session)
-        ]
+def health(
+    _principal: Admin,
+    services: ServicesDep,
+    fail_on: Annotated[
+        Literal["unhealthy", "degraded"] | None,
+        Query(description="For monitors: answer 503 when it is as bad as that, or worse."),
+    ] = None,
+) -> AdminHealth:
     depths = _depths(services.redis)
-    degraded = depths is None or figures.error_rate_1h >= DEGRADED_ABOVE
+    # before a connection is taken for asking
+    pool = pool_stats(services.engine)
+    disk = _disk(services.uploads)
+    outside = _outside(services.settings, redis=depths is not None, pool=pool, disk=disk)
+    lease_seconds = services.settings.lease_seconds
+    with services.transaction() as session:
+        seen = vitals.read(session, outside, lane_names=LANES, lease_seconds=lease_seconds)
+    conditions = judge(seen.facts)
+    workers = [WorkerState.of(view, lease_seconds=lease_seconds) for view in seen.workers]
+    status = status_of(conditions)
+    shown = [Ailment.of(condition) for condition in conditions]
+    if fail_on is not None and status in {fail_on, "unhealthy"}:
+        raise Unhealthy(conditions=[ailment.model_dump(mode="json") for ailment in shown])
     return AdminHealth(
-        status="degraded" if degraded else "healthy",
+        status=status,
+        conditions=shown,
         version=VERSION,
         redis="disconnected" if depths is None else "connected",
-        queues=_queues(figures, lanes, paused, depths),
+        queues=_queues(seen, depths or {}),
         workers=workers,
+        still_leases=[StillLease.of(lease, now=seen.facts.now) for lease in seen.facts.still],
         model_pool=_together(
             worker.model_pool for worker in workers if worker.alive and worker.role == WORKER
         ),
-        database_pool=DatabasePool.model_validate(pool_stats(services.engine)),
-        disk=_disk(services),
-        error_rate_1h=f"{figures.error_rate_1h:.2%}",
-        unresolved_errors=figures.unresolved_errors,
+        database_pool=DatabasePool.model_validate(pool),
+        disk=disk,
+        error_rate_1h=f"{seen.figures.error_rate_1h:.2%}",
+        unresolved_errors=seen.figures.unresolved_errors,
     )
 
 
@@ -191,44 +205,56 @@ def _show(letter: DeadLetter) -> FailedJob:
     return FailedJob.of(letter, permanent=letter.job.failure_reason in INPUT_FAULTS)
 
 
-def _depths(client: redis.Redis) -> dict[str, int] | None:
+def _depths(client: redis.Redis) -> Depths | None:
     """Messages in each queue; None when Redis does not answer."""
     names = (*LANES, DLQ)
     try:
         pipeline = client.pipeline(transaction=False)
         for name in names:
             pipeline.llen(name)
-        return dict(zip(names, pipeline.execute(), strict=True))
+        answers = pipeline.execute(raise_on_error=False)
     except redis.RedisError:
         return None
+    # Redis itself answers, though somebody else may use the key
+    counts = (answer if isinstance(answer, int) else None for answer in answers)
+    return dict(zip(names, counts, strict=True))
 
 
-def _queues(
-    figures: Figures,
-    lanes: Sequence[LaneState],
-    paused: Container[str],
-    depths: Mapping[str, int] | None,
-) -> Queues:
-    shown = {
+def _outside(
+    settings: Settings, *, redis: bool, pool: ConnectionPoolStats, disk: Disk | None
+) -> Outside:
+    facts = None
+    if disk is not None:
+        facts = DiskFacts(
+            free_bytes=disk.free_bytes,
+            floor_bytes=disk.floor_bytes,
+            largest_upload_bytes=settings.max_upload_bytes,
+        )
+    return Outside(
+        redis=redis,
+        pool_used=pool.checked_out,
+        pool_size=settings.database_pool_size + settings.database_max_overflow,
+        disk=facts,
+    )
+
+
+def _queues(seen: Vitals, depths: Depths) -> Queues:
+    lanes = {
         state.lane: Lane(
             waiting=state.waiting,
-            messages=None if depths is None else depths[state.lane],
+            messages=depths.get(state.lane),
             oldest_seconds=state.oldest_seconds,
-            paused=state.lane in paused,
+            paused=state.lane in seen.paused,
         )
-        for state in lanes
+        for state in seen.lanes
     }
+    dead_letters = seen.figures.unresolved_errors
     return Queues(
-        pending=figures.pending,
-        processing=figures.processing,
-        oldest_processing_seconds=figures.oldest_processing_seconds,
-        **shown,
-        dlq=Lane(
-            waiting=figures.unresolved_errors,
-            messages=None if depths is None else depths[DLQ],
-            oldest_seconds=None,
-            paused=False,
-        ),
+        pending=seen.figures.pending,
+        processing=seen.figures.processing,
+        oldest_processing_seconds=seen.figures.oldest_processing_seconds,
+        **lanes,
+        dlq=Lane(waiting=dead_letters, messages=depths.get(DLQ), oldest_seconds=None, paused=False),
     )
 
 
@@ -250,13 +276,13 @@ def _together(pools: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _disk(services: Services) -> Disk | None:
+def _disk(uploads: UploadStore) -> Disk | None:
     try:
-        usage = shutil.disk_usage(services.uploads.root)
-    except OSError:
+        space = uploads.space()
+    except StorageUnavailable:
         return None
     return Disk(
-        free_bytes=usage.free,
-        total_bytes=usage.total,
-        floor_bytes=services.uploads.min_free_bytes,
+        free_bytes=space.free_bytes,
+        total_bytes=space.total_bytes,
+        floor_bytes=uploads.min_free_bytes,
     )

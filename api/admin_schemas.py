@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import uuid
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from api.schemas import Answer, Body, Text, Time
+from jobs.conditions import KINDS, Condition, Severity, Still
 from jobs.queries import DeadLetter, WorkerView
 from models import ErrorLog, Priority
 
@@ -129,11 +131,18 @@ class WorkerState(Answer):
 
     name: str
     role: str
+    version: str
     alive: bool = Field(description="False when it has been silent for longer than a lease.")
+    silent_seconds: float = Field(description="Since its last heartbeat.")
     queues: list[str]
     slots: int = Field(description="Jobs that it can run at once.")
     running: int
     draining: bool
+    begun: int = Field(description="Attempts that it has begun.")
+    idle_since: Time | None = Field(
+        description="Since when it has had a free slot and begun nothing."
+    )
+    clock_ahead_seconds: float = Field(description="Of the database's clock.")
     started_at: Time
     seen_at: Time
     model_pool: dict[str, Any]
@@ -144,11 +153,16 @@ class WorkerState(Answer):
         return cls(
             name=worker.name,
             role=worker.role,
+            version=worker.version,
             alive=view.silent_seconds <= lease_seconds,
+            silent_seconds=round(view.silent_seconds, 3),
             queues=worker.queues,
             slots=worker.slots,
             running=worker.running,
-            draining=worker.draining,
+            draining=worker.draining_since is not None,
+            begun=worker.begun,
+            idle_since=worker.idle_since,
+            clock_ahead_seconds=round(worker.clock_ahead_seconds, 3),
             started_at=worker.started_at,
             seen_at=worker.seen_at,
             model_pool=worker.pool,
@@ -172,15 +186,51 @@ class Disk(Answer):
     floor_bytes: int = Field(description="Uploads are refused when less would stay free.")
 
 
+class Ailment(Answer):
+    """Something that is wrong, or that somebody should know."""
+
+    code: str = Field(description=f"Stable: {', '.join(f'`{code}`' for code in KINDS)}.")
+    severity: Severity
+    message: str
+    remedy: str
+    since: Time | None = Field(description="Null where nobody knows.")
+
+    @classmethod
+    def of(cls, condition: Condition) -> Ailment:
+        return cls.model_validate(condition)
+
+
+class StillLease(Answer):
+    """A job whose worker shows no sign of life; maintenance takes it back after a lease."""
+
+    job_id: uuid.UUID
+    worker: str
+    since: Time = Field(description="The last heartbeat.")
+    still_seconds: float
+
+    @classmethod
+    def of(cls, lease: Still, *, now: datetime) -> StillLease:
+        return cls(
+            job_id=lease.job_id,
+            worker=lease.worker_name,
+            since=lease.since,
+            still_seconds=round((now - lease.since).total_seconds(), 3),
+        )
+
+
 class AdminHealth(Answer):
     """How the whole service is."""
 
-    status: Literal["healthy", "degraded"]
+    status: Literal["healthy", "degraded", "unhealthy"]
+    conditions: list[Ailment] = Field(description="The worst first.")
     version: str
     database: Literal["connected"] = "connected"
     redis: Literal["connected", "disconnected"]
     queues: Queues
     workers: list[WorkerState]
+    still_leases: list[StillLease] = Field(
+        description="Jobs without a heartbeat for half of a lease or longer."
+    )
     model_pool: dict[str, Any] = Field(description="The pools of all live workers together.")
     database_pool: DatabasePool
     disk: Disk | None = Field(description="Null when the store of uploads does not answer.")

@@ -47,6 +47,7 @@ STATUS: Final[Mapping[type[ServiceError], int]] = {
     errors.ConflictError: 409,
     errors.CapacityError: 503,
     errors.DiskFull: 507,
+    errors.Unhealthy: 503,
 }
 #: Codes of errors that HTTP itself knows; any other is ``bad_request`` or ``internal_error``.
 HTTP_CODES: Final = {

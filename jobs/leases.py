@@ -30,7 +30,7 @@ Clock = Callable[[], float]
 class Announce(Protocol):
     """Writes what this process says of itself; called after each heartbeat, in its transaction."""
 
-    def __call__(self, session: Session, *, running: int) -> None: ...
+    def __call__(self, session: Session, *, running: int, begun: int) -> None: ...
 
 
 class Hold:
@@ -108,6 +108,7 @@ class LeaseKeeper:
         self._clock = clock
         self._holds: dict[uuid.UUID, Hold] = {}
         self._attempts = 0
+        self._begun = 0
         self._refusing = False
         self._draining = False
         self._lock = threading.Lock()
@@ -158,6 +159,7 @@ class LeaseKeeper:
         with self._lock:
             before = self._holds.get(lease.job_id)
             self._holds[lease.job_id] = hold
+            self._begun += 1
             if self._draining:  # claimed while the others were told
                 hold.stop(Draining())
         if before is not None:
@@ -210,7 +212,7 @@ class LeaseKeeper:
         # leases must not be lost over statistics
         try:
             with session.begin_nested():
-                self._announce(session, running=running)
+                self._announce(session, running=running, begun=self._begun)
         except Exception:
             logger.exception("process not announced")
 

@@ -40,6 +40,9 @@ from speech.transcript import ResumeState, Segment, Transcript
 
 #: Waiting jobs are counted up to here: the index is walked, and nobody waits for the exact number.
 MAX_JOBS_AHEAD: Final = 10_000
+#: So often published and not taken, or so long due and not published, a job was left lying.
+PUBLISHED_AGAIN: Final = 3
+LATE_SECONDS: Final = 60.0
 #: ISO 639-2 for a language that nobody has determined yet.
 UNDETERMINED: Final = "und"
 
@@ -107,9 +110,14 @@ class LaneState:
     """What waits in one lane, according to PostgreSQL."""
 
     lane: str
-    waiting: int
+    waiting: int = 0
     #: How long the one that is due for longest has waited; None when none is due.
-    oldest_seconds: float | None
+    oldest_seconds: float | None = None
+    #: Since when it has been due.
+    due_since: datetime | None = None
+    #: Since when the one waits that nobody took, though it was published again and again, or that
+    #: was due for a while and is not published; None when there is none.
+    left_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,7 +310,14 @@ _LANES = text("""
 SELECT lane,
        count(*) AS waiting,
        EXTRACT(EPOCH FROM now() - min(not_before) FILTER (WHERE not_before <= now()))::float
-           AS oldest_seconds
+           AS oldest_seconds,
+       min(not_before) FILTER (WHERE not_before <= now()) AS due_since,
+       min(CASE WHEN dispatch_count = 0 THEN dispatch_due_at ELSE not_before END)
+           FILTER (WHERE not_before <= now()
+                     AND (dispatch_count >= :again
+                          OR (dispatch_count = 0
+                              AND dispatch_due_at < now() - make_interval(secs => :late))))
+           AS left_since
   FROM transcription_jobs
  WHERE status = 'pending'
  GROUP BY lane
@@ -325,15 +340,9 @@ def figures(session: Session) -> Figures:
 
 def lanes(session: Session, names: Sequence[str]) -> list[LaneState]:
     """Tell what waits in each of these lanes, in their order."""
-    rows = {row.lane: row for row in session.execute(_LANES)}
-    return [
-        LaneState(
-            lane=name,
-            waiting=rows[name].waiting if name in rows else 0,
-            oldest_seconds=rows[name].oldest_seconds if name in rows else None,
-        )
-        for name in names
-    ]
+    found = session.execute(_LANES, {"again": PUBLISHED_AGAIN, "late": LATE_SECONDS})
+    rows = {row.lane: LaneState(**row._mapping) for row in found}  # noqa: SLF001 - as documented
+    return [rows.get(name) or LaneState(lane=name) for name in names]
 
 
 def workers(session: Session, *, limit: int = 500) -> list[WorkerView]:
@@ -352,7 +361,9 @@ def _views(*more: Any) -> Select[Any]:
         TranscriptionResult.language_probability,
         TranscriptionResult.word_count,
         TranscriptionResult.confidence,
-        exists().where(PausedQueue.name == TranscriptionJob.lane).label("queue_paused"),
+        exists()
+        .where(PausedQueue.name == TranscriptionJob.lane, PausedQueue.resumed_at.is_(None))
+        .label("queue_paused"),
         *more,
     ).outerjoin(TranscriptionResult, TranscriptionResult.job_id == TranscriptionJob.id)
 

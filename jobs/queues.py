@@ -18,7 +18,14 @@ INSERT INTO paused_queues (name, paused_by, note)
 SELECT name, :paused_by, :note
   FROM unnest(:names) AS chosen (name)
 ON CONFLICT (name) DO UPDATE
-   SET note = COALESCE(excluded.note, paused_queues.note)
+   SET paused_at = CASE WHEN paused_queues.resumed_at IS NULL THEN paused_queues.paused_at
+                        ELSE excluded.paused_at END,
+       paused_by = CASE WHEN paused_queues.resumed_at IS NULL THEN paused_queues.paused_by
+                        ELSE excluded.paused_by END,
+       note = CASE WHEN paused_queues.resumed_at IS NULL
+                   THEN COALESCE(excluded.note, paused_queues.note)
+                   ELSE excluded.note END,
+       resumed_at = NULL
 """).bindparams(
     bindparam("names", type_=ARRAY(Text)),
     bindparam("paused_by", type_=Text),
@@ -28,8 +35,10 @@ ON CONFLICT (name) DO UPDATE
 #: What waits there is due at once: its messages, if it had any, came to nothing.
 RESUME: Final = text("""
 WITH resumed AS (
-    DELETE FROM paused_queues
+    UPDATE paused_queues
+       SET resumed_at = now()
      WHERE name = ANY(:names)
+       AND resumed_at IS NULL
     RETURNING name
 )
 UPDATE transcription_jobs
@@ -56,8 +65,14 @@ def resume(session: Session, names: Sequence[str]) -> None:
 
 def paused(session: Session) -> dict[str, PausedQueue]:
     """Look up the queues that are paused, by name."""
+    return {name: queue for name, queue in known(session).items() if queue.resumed_at is None}
+
+
+def known(session: Session) -> dict[str, PausedQueue]:
+    """Look up the queues that are paused or once were, by name."""
     return {queue.name: queue for queue in session.scalars(select(PausedQueue))}
 
 
 def is_paused(session: Session, name: str) -> bool:
-    return bool(session.scalar(select(exists().where(PausedQueue.name == name))))
+    query = exists().where(PausedQueue.name == name, PausedQueue.resumed_at.is_(None))
+    return bool(session.scalar(select(query)))

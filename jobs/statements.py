@@ -14,7 +14,7 @@ from sqlalchemy.types import BigInteger, Text
 _NO_LEASE = "worker_name = NULL, current_step = NULL"
 
 #: Whether a lane's jobs may start. A message that is on its way starts none of a paused one either.
-_NOT_PAUSED = "NOT EXISTS (SELECT FROM paused_queues WHERE name = {lane})"
+_NOT_PAUSED = "NOT EXISTS (SELECT FROM paused_queues WHERE name = {lane} AND resumed_at IS NULL)"
 
 #: Exponential backoff with full jitter: see ``jobs.lifecycle.Backoff``.
 _BACKOFF = """
@@ -27,6 +27,7 @@ UPDATE transcription_jobs
        attempt = attempt + 1,
        lease_epoch = lease_epoch + 1,
        heartbeat_seq = heartbeat_seq + 1,
+       heartbeat_at = now(),
        worker_name = :worker_name,
        started_at = COALESCE(started_at, now()),
        current_step = 'starting'
@@ -44,6 +45,7 @@ RETURNING id, owner_id, attempt, max_attempts, lease_epoch, crash_count, isolate
 HEARTBEAT: Final = text("""
 UPDATE transcription_jobs AS job
    SET heartbeat_seq = heartbeat_seq + 1,
+       heartbeat_at = now(),
        progress = GREATEST(job.progress, mine.progress),
        current_step = COALESCE(mine.step, job.current_step)
   FROM unnest(:ids, :epochs, :progress, :steps) AS mine (id, epoch, progress, step)
@@ -78,7 +80,8 @@ WITH fenced AS (
        SET progress = GREATEST(progress, :progress),
            current_step = 'transcribing',
            put_off_count = 0,
-           heartbeat_seq = heartbeat_seq + 1
+           heartbeat_seq = heartbeat_seq + 1,
+           heartbeat_at = now()
      WHERE id = :job_id
        AND status = 'processing'
        AND lease_epoch = :epoch

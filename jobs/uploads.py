@@ -51,6 +51,14 @@ class Upload:
     sha256: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """Room on the store's disk."""
+
+    free_bytes: int
+    total_bytes: int
+
+
 @contextmanager
 def storage_errors() -> Iterator[None]:
     """Turn the operating system's errors into ours.
@@ -218,6 +226,18 @@ class UploadStore:
             free_bytes = shutil.disk_usage(self.root).free
         if free_bytes - more_bytes < self.min_free_bytes:
             raise DiskFull
+
+    def space(self) -> Space:
+        """Look up how much room there is.
+
+        Raises:
+            StorageUnavailable: The store is not mounted, or does not answer.
+        """
+        with storage_errors():
+            if not (self.root / MARKER).is_file():
+                raise StorageUnavailable
+            usage = shutil.disk_usage(self.root)
+        return Space(free_bytes=usage.free, total_bytes=usage.total)
 
     def find(self, job_id: uuid.UUID) -> Path:
         """Path of a stored upload.

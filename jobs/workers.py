@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -16,20 +17,35 @@ SILENT_SECONDS: Final = 60.0
 FORGET_SECONDS: Final = 3600.0
 
 ANNOUNCE: Final = text("""
-INSERT INTO workers (name, role, queues, slots, running, draining, pool)
-VALUES (:name, :role, :queues, :slots, :running, :draining, :pool)
+INSERT INTO workers
+       (name, role, version, queues, slots, running, draining_since, begun, idle_since,
+        clock_ahead_seconds, pool)
+VALUES (:name, :role, :version, :queues, :slots, :running, CASE WHEN :draining THEN now() END,
+        :begun,
+        CASE WHEN :running < :slots THEN now() END,
+        EXTRACT(EPOCH FROM to_timestamp(:clock) - clock_timestamp()), :pool)
 ON CONFLICT (name) DO UPDATE
    SET seen_at = now(),
        running = excluded.running,
-       draining = excluded.draining,
+       draining_since = COALESCE(workers.draining_since, excluded.draining_since),
+       begun = excluded.begun,
+       idle_since = CASE WHEN excluded.idle_since IS NOT NULL
+                         THEN CASE WHEN excluded.begun = workers.begun
+                                   THEN COALESCE(workers.idle_since, excluded.idle_since)
+                                   ELSE excluded.idle_since END END,
+       clock_ahead_seconds = excluded.clock_ahead_seconds,
        pool = excluded.pool
 """).bindparams(bindparam("queues", type_=ARRAY(Text)), bindparam("pool", type_=JSONB))
+
+#: Its row stays a while: whoever comes next is waited for before anybody calls it missing.
+LEAVE: Final = text("UPDATE workers SET left_at = now(), running = 0 WHERE name = :name")
 
 SLOTS: Final = text("""
 SELECT COALESCE(sum(slots), 0)
   FROM workers
  WHERE role = 'worker'
-   AND NOT draining
+   AND draining_since IS NULL
+   AND left_at IS NULL
    AND abs(EXTRACT(EPOCH FROM now() - seen_at)) < :silent
 """)
 
@@ -50,28 +66,35 @@ class WorkerState:
     name: str
     #: ``worker`` or ``maintenance``.
     role: str
+    #: Of the service.
+    version: str
     queues: Sequence[str]
     #: Jobs that it can run at once.
     slots: int
     running: int = 0
     draining: bool = False
+    #: Attempts that it has begun since its start.
+    begun: int = 0
     #: Statistics of its model pool.
     pool: dict[str, Any] = field(default_factory=dict)
 
 
-def announce(session: Session, state: WorkerState) -> None:
+def announce(
+    session: Session, state: WorkerState, *, clock: Callable[[], float] = time.time
+) -> None:
     """Say how a process is; to be repeated, since silence means that it is gone."""
     values = {name: getattr(state, name) for name in WorkerState.__slots__}
-    session.execute(ANNOUNCE, {**values, "queues": list(state.queues)})
+    session.connection()  # what connecting takes is no difference between clocks
+    session.execute(ANNOUNCE, {**values, "queues": list(state.queues), "clock": clock()})
 
 
 def leave(session: Session, name: str) -> None:
-    """Take a process that stops off the list."""
-    session.execute(text("DELETE FROM workers WHERE name = :name"), {"name": name})
+    """Note that a process stops, and in good order."""
+    session.execute(LEAVE, {"name": name})
 
 
 def forget_silent(session: Session) -> None:
-    """Delete the rows of processes that died without taking leave."""
+    """Delete the rows of processes that are gone."""
     session.execute(FORGET, {"forget": FORGET_SECONDS, "silent": SILENT_SECONDS})
 
 

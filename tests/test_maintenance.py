@@ -114,7 +114,7 @@ def take(client: redis.Redis, queue: str) -> None:
 
 
 def slots(sessions: Sessions, count: int) -> None:
-    state = WorkerState(name="w1", role="worker", queues=LANES, slots=count)
+    state = WorkerState(name="w1", role="worker", version="3.0.0", queues=LANES, slots=count)
     with sessions.begin() as session:
         workers.announce(session, state)
 

@@ -15,7 +15,9 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Engine, NullPool, create_engine, make_url, text
+from sqlalchemy.orm import Session
 
+from database import Migrated, Revisions, revision
 from models import Base
 from tests.conftest import PROJECT_DIR
 
@@ -275,3 +277,33 @@ def test_two_processes_that_migrate_at_once_take_turns(
     assert before == set()
     assert [process.returncode for process in processes] == [0, 0], ends
     assert schema(empty_database_url) == schema(database_url)
+
+
+# What a running process makes of them
+
+
+def test_the_files_say_what_alembic_says() -> None:
+    script = ScriptDirectory.from_config(AlembicConfig(INI))
+    found = Revisions.of()
+
+    assert found.head == script.get_current_head()
+    assert found.known == {revision.revision for revision in script.walk_revisions()}
+
+
+def test_a_database_is_judged_by_what_this_version_knows(tmp_path: Path) -> None:
+    first = (PROJECT_DIR / "migrations" / "script.py.mako").read_text("utf-8")
+    for name, follows in {"aaaa": "None", "bbbb": "'aaaa'"}.items():
+        text = first.replace("${repr(up_revision)}", f"'{name}'")
+        (tmp_path / f"{name}.py").write_text(text.replace("${repr(down_revision)}", follows))
+    revisions = Revisions.of(tmp_path)
+
+    judged = [revisions.judge(found) for found in (None, "aaaa", "bbbb", "cccc")]
+    assert judged == [Migrated.BEHIND, Migrated.BEHIND, Migrated.CURRENT, Migrated.AHEAD]
+
+
+def test_a_database_tells_its_revision(database_url: str, empty_database_url: str) -> None:
+    def told(url: str) -> str | None:
+        with Session(engine_of(url)) as session:
+            return revision(session)
+
+    assert (told(database_url), told(empty_database_url)) == (Revisions.of().head, None)

@@ -31,18 +31,24 @@ def upgrade() -> None:
     sa.Column('paused_at', postgresql.TIMESTAMP(timezone=True), server_default=sa.text('now()'), nullable=False),
     sa.Column('paused_by', sa.Text(), nullable=True),
     sa.Column('note', sa.Text(), nullable=True),
+    sa.Column('resumed_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
     sa.CheckConstraint("name IN ('high', 'normal', 'retry')", name=op.f('ck_paused_queues_name')),
     sa.PrimaryKeyConstraint('name', name=op.f('pk_paused_queues'))
     )
     op.create_table('workers',
     sa.Column('name', sa.Text(), nullable=False),
     sa.Column('role', sa.Text(), nullable=False),
+    sa.Column('version', sa.Text(), nullable=False),
     sa.Column('started_at', postgresql.TIMESTAMP(timezone=True), server_default=sa.text('now()'), nullable=False),
     sa.Column('seen_at', postgresql.TIMESTAMP(timezone=True), server_default=sa.text('now()'), nullable=False),
     sa.Column('queues', postgresql.ARRAY(sa.Text()), nullable=False),
     sa.Column('slots', sa.Integer(), nullable=False),
     sa.Column('running', sa.Integer(), server_default=sa.text('0'), nullable=False),
-    sa.Column('draining', sa.Boolean(), server_default=sa.text('false'), nullable=False),
+    sa.Column('draining_since', postgresql.TIMESTAMP(timezone=True), nullable=True),
+    sa.Column('begun', sa.Integer(), server_default=sa.text('0'), nullable=False),
+    sa.Column('idle_since', postgresql.TIMESTAMP(timezone=True), nullable=True),
+    sa.Column('clock_ahead_seconds', sa.DOUBLE_PRECISION(), server_default=sa.text('0'), nullable=False),
+    sa.Column('left_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
     sa.Column('pool', postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
     sa.PrimaryKeyConstraint('name', name=op.f('pk_workers'))
     )
@@ -101,6 +107,7 @@ def upgrade() -> None:
     sa.Column('lease_epoch', sa.BigInteger(), server_default=sa.text('0'), nullable=False),
     sa.Column('worker_name', sa.Text(), nullable=True),
     sa.Column('heartbeat_seq', sa.BigInteger(), server_default=sa.text('0'), nullable=False),
+    sa.Column('heartbeat_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
     sa.Column('crash_count', sa.SmallInteger(), server_default=sa.text('0'), nullable=False),
     sa.Column('solo_crash_count', sa.SmallInteger(), server_default=sa.text('0'), nullable=False),
     sa.Column('interrupt_count', sa.Integer(), server_default=sa.text('0'), nullable=False),

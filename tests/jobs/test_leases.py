@@ -23,7 +23,7 @@ from tests.fakes import FakeClock, eventually
 from tests.jobs.conftest import NO_PAUSE, OUTCOME, TRANSCRIPT, MakeJob, claim, read
 
 Sessions = sessionmaker[Session]
-STATE = WorkerState(name="w1", role="worker", queues=("high",), slots=2)
+STATE = WorkerState(name="w1", role="worker", version="3.0.0", queues=("high",), slots=2)
 STALL_SECONDS = 100.0
 
 
@@ -50,7 +50,7 @@ class Process:
             clock=self.clock,
         )
 
-    def announce(self, session: Session, *, running: int) -> None:
+    def announce(self, session: Session, *, running: int, begun: int) -> None:
         self.at_beat()
         self.announced.append(running)
         workers.announce(session, STATE)

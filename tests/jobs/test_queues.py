@@ -187,6 +187,19 @@ def test_pausing_again_keeps_who_was_first_and_takes_a_new_note(sessions: Sessio
     assert paused(sessions).keys() == set(LANES)
 
 
+def test_pausing_what_was_resumed_begins_anew(sessions: Sessions) -> None:
+    pause(sessions, "high", by="alice", note="disk is full")
+    first = paused(sessions)["high"]
+    resume(sessions, "high")
+    between = paused(sessions)
+    pause(sessions, "high", by="bob")
+    second = paused(sessions)["high"]
+
+    assert between == {}
+    assert second.paused_at > first.paused_at
+    assert (second.paused_by, second.note) == ("bob", None)
+
+
 def test_there_are_no_other_queues(sessions: Sessions) -> None:
     with pytest.raises(IntegrityError):
         pause(sessions, "dlq")

@@ -11,7 +11,9 @@ from jobs.workers import FORGET_SECONDS, SILENT_SECONDS, WorkerState
 from models import Worker
 
 Sessions = sessionmaker[Session]
-STATE = WorkerState(name="host:1:ab", role="worker", queues=("high", "normal"), slots=2)
+STATE = WorkerState(
+    name="host:1:ab", role="worker", version="3.0.0", queues=("high", "normal"), slots=2
+)
 
 
 def announce(sessions: Sessions, *states: WorkerState) -> None:
@@ -44,7 +46,7 @@ def test_a_process_is_listed_as_it_says(sessions: Sessions) -> None:
         row = session.scalars(select(Worker)).one()
 
     assert (row.name, row.role, row.queues) == ("host:1:ab", "worker", ["high", "normal"])
-    assert (row.slots, row.running, row.draining, row.pool) == (2, 1, False, {"hits": 3})
+    assert (row.slots, row.running, row.draining_since, row.pool) == (2, 1, None, {"hits": 3})
 
 
 def test_saying_it_again_renews_what_changes_and_keeps_the_start(sessions: Sessions) -> None:
@@ -56,7 +58,8 @@ def test_saying_it_again_renews_what_changes_and_keeps_the_start(sessions: Sessi
     with sessions() as session:
         after = session.scalars(select(Worker)).one()
 
-    assert (after.running, after.draining, after.pool) == (2, True, {"hits": 4})
+    assert (after.running, after.pool) == (2, {"hits": 4})
+    assert after.draining_since is not None
     assert after.started_at == before.started_at
     assert after.seen_at > before.seen_at
 
@@ -91,16 +94,19 @@ def test_a_silent_worker_stops_counting(off: float, slots: int, sessions: Sessio
     assert live_slots(sessions) == slots
 
 
-def test_who_takes_leave_is_off_the_list(sessions: Sessions) -> None:
-    announce(sessions, STATE, replace(STATE, name="host:2:cd"))
+def test_who_takes_leave_stops_counting(sessions: Sessions) -> None:
+    announce(sessions, replace(STATE, running=1), replace(STATE, name="host:2:cd", slots=3))
     with sessions.begin() as session:
         workers.leave(session, STATE.name)
+        row = session.get_one(Worker, STATE.name)
 
-    assert names(sessions) == ["host:2:cd"]
+    assert live_slots(sessions) == 3
+    assert row.left_at is not None
+    assert row.running == 0
 
 
 @pytest.mark.parametrize(("off", "left"), [(-60, 1), (60, 0), (-7200, 0)])
-def test_who_died_is_forgotten_after_a_while(off: float, left: int, sessions: Sessions) -> None:
+def test_who_is_gone_is_forgotten_after_a_while(off: float, left: int, sessions: Sessions) -> None:
     announce(sessions, STATE)
     silence(sessions, FORGET_SECONDS + off)
     with sessions.begin() as session:

@@ -137,15 +137,21 @@ def test_a_model_that_cannot_be_had_fails_the_job_and_says_what_to_put_where(sta
     assert "tiny.pt" in job.error_message
 
 
-def test_a_worker_takes_leave_when_it_ends(stack: Stack) -> None:
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_worker_takes_leave_when_it_ends(
+    stack: Stack, long_recording: Path, *, busy: bool
+) -> None:
     worker = stack.worker()
+    if busy:
+        stack.wait_for_windows(stack.submit(long_recording), 1)
+    there = "SELECT count(*) FROM workers WHERE left_at IS NULL"
     with stack.sessions() as session:
-        assert session.scalar(text("SELECT count(*) FROM workers")) == 1
+        assert session.scalar(text(there)) == 1
     worker.signal(signal.SIGTERM)
 
     assert worker.wait() == 0
     with stack.sessions() as session:
-        assert session.scalar(text("SELECT count(*) FROM workers")) == 0
+        assert session.scalar(text(there)) == 0
 
 
 def test_maintenance_never_takes_an_empty_place_for_the_store(stack: Stack, tmp_path: Path) -> None:
