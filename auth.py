@@ -73,13 +73,18 @@ class Principal:
         Raises:
             NotAllowed: The key lacks the scope. ``admin`` reads everything.
         """
-        if scope in self.scopes or (scope is Scope.JOBS_READ and self.is_admin):
+        if scope in self.scopes or (scope is Scope.JOBS_READ and self.may_read):
             return
         raise NotAllowed(f"This needs a key with the scope {scope}.", scope=str(scope))
 
     @property
     def is_admin(self) -> bool:
         return Scope.ADMIN in self.scopes
+
+    @property
+    def may_read(self) -> bool:
+        """Whether transcripts may be shown."""
+        return Scope.JOBS_READ in self.scopes or self.is_admin
 
     @property
     def reach(self) -> uuid.UUID | None:

@@ -165,6 +165,13 @@ class Settings(BaseSettings):
     max_connections_per_address: int = Field(
         100, ge=1, le=100_000, description="Connections at once from one address, proxies excepted"
     )
+    idempotency_hours: float = Field(
+        24.0, gt=0, le=720, description="How long an Idempotency-Key is remembered"
+    )
+    duplicate_detection: Literal["off", "finished"] = Field(
+        "off",
+        description="`finished`: a file that its owner had transcribed alike gives that job",
+    )
     publish_budget_ms: int = Field(
         150, ge=10, le=10_000, description="Longest time that a submission waits for Redis"
     )
@@ -315,7 +322,9 @@ class Settings(BaseSettings):
             return value
         return tuple(map(values.network, values.names(value)))
 
-    @field_validator("log_level", "log_format", "whisper_device", mode="before")
+    @field_validator(
+        "log_level", "log_format", "whisper_device", "duplicate_detection", mode="before"
+    )
     @classmethod
     def _fold(cls, value: object, info: ValidationInfo) -> object:
         if not isinstance(value, str):
@@ -463,6 +472,10 @@ class Settings(BaseSettings):
     @property
     def models_path(self) -> Path:
         return self.model_cache_dir or self.state_dir / "models"
+
+    @property
+    def idempotency_seconds(self) -> float:
+        return self.idempotency_hours * 3600
 
     @property
     def max_upload_bytes(self) -> int:

@@ -3,7 +3,8 @@
     ServiceError
       ClientError                 the request is wrong
         InvalidRequest, EmptyFile, UploadTooLarge, UnknownModel, BadCursor
-        NotAuthenticated, NotAllowed, NotFound, UnknownHost, HTTPSRequired, TooManyConnections
+        NotAuthenticated, NotAllowed, NotFound, UnknownHost, HTTPSRequired, TooManyConnections,
+        IdempotencyMismatch, JobDeleted
       MediaError                  the file is wrong
         NotAudio, NoAudioStream, NoAudioSamples, AudioTooLong, TooManyStreams, TooManyChannels,
         BadSampleRate, DecodeLimit, UploadMissing, UploadAltered
@@ -14,7 +15,8 @@
       DecoderKilled               the decoder was ended from outside
       WorkerLost                  the worker was
       ConflictError               the job's state does not allow it
-        JobFinished, JobNotFinished, JobWithoutResult, JobNotFailed, LastAdminKey
+        JobFinished, JobNotFinished, JobWithoutResult, JobNotFailed, LastAdminKey,
+        SubmissionUnderWay
       LeaseLost                   this worker no longer owns the job
       Interrupted                 an attempt was asked to stop
         CancelRequested, Draining, DeadlineExceeded, Occupied, SteppedAside
@@ -129,6 +131,18 @@ class TooManyConnections(ClientError):
     """There are too many connections from this address."""
 
     code = "too_many_connections"
+
+
+class IdempotencyMismatch(ClientError):
+    """This idempotency key was used for another submission."""
+
+    code = "idempotency_mismatch"
+
+
+class JobDeleted(ClientError):
+    """The job that this idempotency key made was deleted."""
+
+    code = "job_deleted"
 
 
 class MediaError(ServiceError):
@@ -309,6 +323,12 @@ class LastAdminKey(ConflictError):
     """No other key with the scope admin would be left."""
 
     code = "last_admin_key"
+
+
+class SubmissionUnderWay(ConflictError):
+    """The submission with this idempotency key is still being received."""
+
+    code = "submission_under_way"
 
 
 class LeaseLost(ServiceError):

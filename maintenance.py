@@ -23,7 +23,7 @@ from celery_app import DEAD_LETTER, DLQ, LANES, TRANSCRIBE, WINDOW_KEY
 from config import Settings
 from database import Sessions, get_db_session
 from errors import ServiceError, StorageUnavailable
-from jobs import clock, lifecycle, retention, workers
+from jobs import clock, lifecycle, retention, submissions, workers
 from jobs.lifecycle import Backoff, Lane
 from jobs.uploads import UploadStore
 from models import JobStatus, TranscriptionJob
@@ -234,12 +234,20 @@ UNPROBED: Final = (
 
 
 class Janitor:
-    """Deletes uploads whose time is over, those nobody finished, and rows of dead workers."""
+    """Deletes uploads whose time is over, those nobody finished, and rows of no use any more."""
 
-    def __init__(self, sessions: Sessions, uploads: UploadStore, *, keep_seconds: float) -> None:
+    def __init__(
+        self,
+        sessions: Sessions,
+        uploads: UploadStore,
+        *,
+        keep_seconds: float,
+        keep_keys_seconds: float,
+    ) -> None:
         self._sessions = sessions
         self._uploads = uploads
         self._keep_seconds = keep_seconds
+        self._keep_keys_seconds = keep_keys_seconds
         #: Uploads that no job had when we last looked.
         self._orphans: set[uuid.UUID] = set()
 
@@ -251,6 +259,7 @@ class Janitor:
         """
         with get_db_session(self._sessions) as session:
             workers.forget_silent(session)
+            submissions.forget(session, keep_seconds=self._keep_keys_seconds)
         purged = 0
         if self._keep_seconds:
             with get_db_session(self._sessions) as session:
@@ -346,7 +355,12 @@ def make_loops(
         redispatch_seconds=settings.redispatch_seconds,
         longest=_backoff(LONGEST, settings),
     )
-    janitor = Janitor(sessions, uploads, keep_seconds=settings.upload_retention_hours * 3600)
+    janitor = Janitor(
+        sessions,
+        uploads,
+        keep_seconds=settings.upload_retention_hours * 3600,
+        keep_keys_seconds=settings.idempotency_seconds,
+    )
     limits = DecodeLimits(
         max_audio_seconds=settings.max_audio_seconds,
         max_memory_bytes=settings.decode_memory_mb * 2**20,

@@ -298,6 +298,13 @@ class TranscriptionJob(Base):
             "id",
             postgresql_where=text("status = 'processing'"),
         ),
+        # what was transcribed before
+        Index(
+            "ix_transcription_jobs_finished_upload",
+            "owner_id",
+            "upload_sha256",
+            postgresql_where=text("status = 'completed'"),
+        ),
         Index(
             "ix_transcription_jobs_unnoted",
             "completed_at",
@@ -311,6 +318,20 @@ class TranscriptionJob(Base):
         # Heartbeats touch no indexed column and find room on their page, so they stay cheap.
         {"postgresql_with": {"fillfactor": "80"}},
     )
+
+
+class IdempotencyKey(Base):
+    """What a client called a submission, so that sending it again makes no second job."""
+
+    __tablename__ = "idempotency_keys"
+
+    owner_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("owners.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    #: A digest of all that the submission said.
+    fingerprint: Mapped[bytes]
+    #: Not tied to the job: that it was deleted must not let it come back.
+    job_id: Mapped[uuid.UUID]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
 
 
 class PausedQueue(Base):

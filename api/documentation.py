@@ -16,7 +16,7 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import BaseModel
 from starlette.responses import HTMLResponse
 
-from api import submission
+from api import idempotency, submission
 from api.dependencies import Needs
 from api.errors import MEDIA_TYPE
 from api.multipart import FILE_FIELD
@@ -52,8 +52,8 @@ _EXPLANATIONS: Final = {
     404: "There is no such thing, or it is not yours.",
     406: "No format that the client accepts.",
     408: "The body stopped arriving.",
-    409: "The state of the job or key does not allow it.",
-    410: "The upload is no longer kept.",
+    409: "The state of the job or key, or a request that is under way, does not allow it.",
+    410: "The upload, or the job, is no longer kept.",
     413: "The body is too large.",
     415: "The body is of another media type.",
     416: "The range lies outside of the upload.",
@@ -115,13 +115,28 @@ def upload_body() -> dict[str, Any]:
         },
         "parameters": [
             {
-                "name": name,
-                "in": "query",
+                "name": idempotency.HEADER,
+                "in": "header",
                 "required": False,
-                "description": f"The same as the form's `{name}`.",
-                "schema": dict(field.schema),
-            }
-            for name, field in submission.FIELDS.items()
+                "description": "A name for this submission, new for each: sent again with the same"
+                " one, it makes no second job.",
+                "schema": {
+                    "type": "string",
+                    "minLength": 1,
+                    "maxLength": idempotency.MAX_CHARS,
+                    "pattern": f"^{idempotency.KEY.pattern}$",
+                },
+            },
+            *(
+                {
+                    "name": name,
+                    "in": "query",
+                    "required": False,
+                    "description": f"The same as the form's `{name}`.",
+                    "schema": dict(field.schema),
+                }
+                for name, field in submission.FIELDS.items()
+            ),
         ],
     }
 

@@ -40,6 +40,8 @@ STATUS: Final[Mapping[type[ServiceError], int]] = {
     errors.NotAuthenticated: 401,
     errors.NotAllowed: 403,
     errors.HTTPSRequired: 403,
+    errors.IdempotencyMismatch: 422,
+    errors.JobDeleted: 410,
     errors.NotFound: 404,
     errors.UnknownHost: 421,
     errors.TooManyConnections: 429,

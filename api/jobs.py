@@ -196,7 +196,9 @@ def read(session: Session, job_id: uuid.UUID, principal: Principal, request: Req
         NotFound: There is none, or it is somebody else's.
     """
     view = find(session, job_id, principal)
-    return detail(session, view, request.scope.get("root_path", ""))
+    shown = detail(session, view, request.scope.get("root_path", ""))
+    # whoever may only submit or change is not told what was said
+    return shown if principal.may_read else shown.model_copy(update={"transcription": None})
 
 
 def detail(session: Session, view: JobView, root: str, **more: Any) -> JobDetail:

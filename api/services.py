@@ -13,6 +13,7 @@ from typing import Final
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from api.idempotency import UnderWay
 from celery_app import TRANSCRIBE, Doorbell, make_celery, make_redis
 from config import Settings
 from database import get_db_session, make_engine, make_sessions
@@ -77,6 +78,7 @@ class Services:
             settings.state_dir.expanduser().absolute() / KEY_FILE,
             show_with=settings.admin_key_command,
         )
+        self.under_way = UnderWay()
         self.readiness = Readiness(self._could_accept)
 
     def start(self) -> None:

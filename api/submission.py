@@ -253,7 +253,7 @@ def read(
         "engine_name": defaults.engine_name,
         "model_name": defaults.model_name,
     }
-    for name, sent in _merged(query, form).items():
+    for name, sent in said(query, form).items():
         values[FIELDS[name].wish] = FIELDS[name].read(sent)
     wishes = Wishes(**values)
     _require_ability(wishes)
@@ -262,8 +262,12 @@ def read(
     return wishes
 
 
-def _merged(query: Mapping[str, str], form: Mapping[str, str]) -> dict[str, str]:
-    """Lay query and form over each other; what is blank was not said."""
+def said(query: Mapping[str, str], form: Mapping[str, str]) -> dict[str, str]:
+    """Lay query and form over each other; what is blank was not said.
+
+    Raises:
+        InvalidRequest: A field does not exist, or has another value in one than in the other.
+    """
     merged: dict[str, str] = {}
     for name, sent in [*query.items(), *form.items()]:
         if name not in FIELDS:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final
+from typing import Final, Protocol
 
 import anyio
 from starlette.concurrency import run_in_threadpool
@@ -16,21 +16,55 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from api.multipart import MAX_OVERHEAD_BYTES, FormReader, boundary_of
-from api.submission import FIELDS, Defaults, Wishes, read
+from api.submission import FIELDS, Defaults, Wishes, read, said
 from errors import ServiceError, UploadTooLarge
-from jobs.uploads import Upload, UploadStore, UploadWriter
 
 #: Handed to the disk at once: each step costs a change of threads.
 STEP_BYTES: Final = 2**20
 
 
+class Content(Protocol):
+    """What a file is."""
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    @property
+    def sha256(self) -> bytes: ...
+
+
+class Writer(Protocol):
+    """Takes a file as it comes."""
+
+    def write(self, chunk: bytes) -> None: ...
+
+    def finish(self) -> Content: ...
+
+    def close(self) -> None: ...
+
+    @property
+    def open(self) -> bool: ...
+
+
+class Store(Protocol):
+    """Where files go."""
+
+    @property
+    def max_bytes(self) -> int: ...
+
+    def writer(self, job_id: uuid.UUID, *, expected_bytes: int = 0) -> Writer: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """A whole submission: its file is on the disk."""
+    """A whole submission: its file is where the store puts it."""
 
-    upload: Upload
+    job_id: uuid.UUID
+    upload: Content
     filename: str
     wishes: Wishes
+    #: Its fields, as they were sent.
+    said: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +80,7 @@ class Reception:
         return read(self.query, form, self.defaults, may_use_high=self.may_use_high)
 
 
-async def receive(request: Request, store: UploadStore, reception: Reception) -> Received:
+async def receive(request: Request, store: Store, reception: Reception) -> Received:
     """Read a submission and keep its file; whatever goes wrong, nothing is left of it.
 
     Raises:
@@ -66,7 +100,13 @@ async def receive(request: Request, store: UploadStore, reception: Reception) ->
         filename = reader.require_end()
         wishes = reception.wishes(reader.fields)
         upload = await pen.finish()
-    return Received(upload=upload, filename=filename, wishes=wishes)
+    return Received(
+        job_id=reception.job_id,
+        upload=upload,
+        filename=filename,
+        wishes=wishes,
+        said=said(reception.query, reader.fields),
+    )
 
 
 def _require_plain(request: Request) -> None:
@@ -77,7 +117,7 @@ def _require_plain(request: Request) -> None:
         )
 
 
-def _expected_bytes(request: Request, store: UploadStore) -> int:
+def _expected_bytes(request: Request, store: Store) -> int:
     """About how large the file will be, from the size of the whole body; 0 when it is not told."""
     length = int(request.headers.get("content-length", "0"))
     if length > store.max_bytes + MAX_OVERHEAD_BYTES:
@@ -88,7 +128,7 @@ def _expected_bytes(request: Request, store: UploadStore) -> int:
 class _Pen:
     """Writes behind the reading: while one step goes to the disk, the next one arrives."""
 
-    def __init__(self, writer: UploadWriter) -> None:
+    def __init__(self, writer: Writer) -> None:
         self._writer = writer
         self._step: asyncio.Task[None] | None = None
 
@@ -101,7 +141,7 @@ class _Pen:
         await self._settle()
         self._step = asyncio.create_task(run_in_threadpool(self._writer.write, data))
 
-    async def finish(self) -> Upload:
+    async def finish(self) -> Content:
         await self._settle()
         return await run_in_threadpool(self._writer.finish)
 
@@ -119,10 +159,8 @@ class _Pen:
 
 
 @asynccontextmanager
-async def _writing(
-    store: UploadStore, job_id: uuid.UUID, expected_bytes: int
-) -> AsyncIterator[_Pen]:
-    def begin() -> UploadWriter:
+async def _writing(store: Store, job_id: uuid.UUID, expected_bytes: int) -> AsyncIterator[_Pen]:
+    def begin() -> Writer:
         return store.writer(job_id, expected_bytes=expected_bytes)
 
     pen = _Pen(await run_in_threadpool(begin))

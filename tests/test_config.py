@@ -664,6 +664,7 @@ LEAST = {
     "keep_alive_seconds": (0.001, 0),
     "max_connections": (1, 0),
     "max_connections_per_address": (1, 0),
+    "idempotency_hours": (0.001, 0),
     "publish_budget_ms": (10, 9),
     "max_audio_hours": (0.001, 0),
     "decode_memory_mb": (256, 255),

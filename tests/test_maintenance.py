@@ -566,7 +566,7 @@ def test_the_janitor_deletes_what_is_old_orphaned_or_unfinished_and_nothing_else
     part = store.root / PART_DIR / str(uuid7())
     part.touch()
     age(part, STALE_PART_SECONDS + 60)
-    janitor = Janitor(sessions, store, keep_seconds=3600)
+    janitor = Janitor(sessions, store, keep_seconds=3600, keep_keys_seconds=3600)
     janitor.run()
     janitor.run()
 
@@ -577,13 +577,31 @@ def test_the_janitor_deletes_what_is_old_orphaned_or_unfinished_and_nothing_else
     assert figures == [[1, 0, 1], [0, 1, 0]]
 
 
+def test_the_janitor_forgets_idempotency_keys(
+    sessions: Sessions, store: UploadStore, owner_id: uuid.UUID
+) -> None:
+    with sessions.begin() as session:
+        for key, hours in {"old": 2, "new": 0}.items():
+            session.execute(
+                text(
+                    "INSERT INTO idempotency_keys (owner_id, key, fingerprint, job_id, created_at)"
+                    " VALUES (:owner, :key, '', :job, now() - make_interval(hours => :hours))"
+                ),
+                {"owner": owner_id, "key": key, "job": uuid7(), "hours": hours},
+            )
+    Janitor(sessions, store, keep_seconds=0, keep_keys_seconds=3600).run()
+
+    with sessions.begin() as session:
+        assert session.scalars(text("SELECT key FROM idempotency_keys")).all() == ["new"]
+
+
 def test_an_upload_whose_row_comes_between_two_rounds_is_kept(
     make_job: MakeJob, sessions: Sessions, store: UploadStore
 ) -> None:
     job_id = uuid7()
     upload = put(store, job_id)
     age(upload, 2 * ORPHAN_SECONDS)  # as a clock that was set forward shows it
-    janitor = Janitor(sessions, store, keep_seconds=3600)
+    janitor = Janitor(sessions, store, keep_seconds=3600, keep_keys_seconds=3600)
     janitor.run()
     make_job(id=job_id)
     janitor.run()
@@ -596,7 +614,7 @@ def test_uploads_are_kept_for_ever_where_retention_is_off(
     make_job: MakeJob, sessions: Sessions, store: UploadStore
 ) -> None:
     upload = put(store, ended_long_ago(sessions, make_job))
-    Janitor(sessions, store, keep_seconds=0).run()
+    Janitor(sessions, store, keep_seconds=0, keep_keys_seconds=3600).run()
 
     assert upload.exists()
 
@@ -608,7 +626,7 @@ def test_the_rows_of_processes_that_died_go(sessions: Sessions, store: UploadSto
             text("UPDATE workers SET seen_at = now() - make_interval(secs => :seconds)"),
             {"seconds": FORGET_SECONDS + 60},
         )
-    Janitor(sessions, store, keep_seconds=0).run()
+    Janitor(sessions, store, keep_seconds=0, keep_keys_seconds=3600).run()
 
     with sessions() as session:
         assert session.scalars(select(Worker)).all() == []
@@ -617,7 +635,7 @@ def test_the_rows_of_processes_that_died_go(sessions: Sessions, store: UploadSto
 def test_a_second_round_finds_nothing_to_do(
     make_job: MakeJob, sessions: Sessions, store: UploadStore
 ) -> None:
-    janitor = Janitor(sessions, store, keep_seconds=3600)
+    janitor = Janitor(sessions, store, keep_seconds=3600, keep_keys_seconds=3600)
     put(store, ended_long_ago(sessions, make_job))
     janitor.run()
     janitor.run()

@@ -75,6 +75,16 @@ def upgrade() -> None:
     sa.UniqueConstraint('previous_sha256', name=op.f('uq_api_keys_previous_sha256'))
     )
     op.create_index(op.f('ix_api_keys_owner_id'), 'api_keys', ['owner_id'], unique=False)
+    op.create_table('idempotency_keys',
+    sa.Column('owner_id', sa.UUID(), nullable=False),
+    sa.Column('key', sa.Text(), nullable=False),
+    sa.Column('fingerprint', sa.LargeBinary(), nullable=False),
+    sa.Column('job_id', sa.UUID(), nullable=False),
+    sa.Column('created_at', postgresql.TIMESTAMP(timezone=True), server_default=sa.text('now()'), nullable=False),
+    sa.ForeignKeyConstraint(['owner_id'], ['owners.id'], name=op.f('fk_idempotency_keys_owner_id_owners')),
+    sa.PrimaryKeyConstraint('owner_id', 'key', name=op.f('pk_idempotency_keys'))
+    )
+    op.create_index(op.f('ix_idempotency_keys_created_at'), 'idempotency_keys', ['created_at'], unique=False)
     op.create_table('transcription_jobs',
     sa.Column('id', sa.UUID(), nullable=False),
     sa.Column('owner_id', sa.UUID(), nullable=False),
@@ -148,6 +158,7 @@ def upgrade() -> None:
     op.create_index('ix_transcription_jobs_processing', 'transcription_jobs', ['id'], unique=False, postgresql_where=sa.text("status = 'processing'"))
     op.create_index('ix_transcription_jobs_status_age', 'transcription_jobs', ['status', sa.literal_column('created_at DESC'), sa.literal_column('id DESC')], unique=False)
     op.create_index('ix_transcription_jobs_age', 'transcription_jobs', [sa.literal_column('created_at DESC'), sa.literal_column('id DESC')], unique=False)
+    op.create_index('ix_transcription_jobs_finished_upload', 'transcription_jobs', ['owner_id', 'upload_sha256'], unique=False, postgresql_where=sa.text("status = 'completed'"))
     op.create_index('ix_transcription_jobs_unnoted', 'transcription_jobs', ['completed_at'], unique=False, postgresql_where=sa.text("status = 'failed' AND dead_letter_noted_at IS NULL"))
     op.create_index('ix_transcription_jobs_upload_kept', 'transcription_jobs', ['completed_at'], unique=False, postgresql_where=sa.text('completed_at IS NOT NULL AND upload_deleted_at IS NULL'))
     op.create_table('error_logs',
@@ -208,6 +219,7 @@ def downgrade() -> None:
     op.drop_index(op.f('ix_error_logs_job_id'), table_name='error_logs')
     op.drop_table('error_logs')
     op.drop_index('ix_transcription_jobs_upload_kept', table_name='transcription_jobs', postgresql_where=sa.text('completed_at IS NOT NULL AND upload_deleted_at IS NULL'))
+    op.drop_index('ix_transcription_jobs_finished_upload', table_name='transcription_jobs', postgresql_where=sa.text("status = 'completed'"))
     op.drop_index('ix_transcription_jobs_unnoted', table_name='transcription_jobs', postgresql_where=sa.text("status = 'failed' AND dead_letter_noted_at IS NULL"))
     op.drop_index('ix_transcription_jobs_status_age', table_name='transcription_jobs')
     op.drop_index('ix_transcription_jobs_age', table_name='transcription_jobs')
@@ -219,6 +231,8 @@ def downgrade() -> None:
     op.drop_index('ix_transcription_jobs_key_age', table_name='transcription_jobs')
     op.drop_index('ix_transcription_jobs_lane', table_name='transcription_jobs', postgresql_where=sa.text("status = 'pending'"))
     op.drop_table('transcription_jobs')
+    op.drop_index(op.f('ix_idempotency_keys_created_at'), table_name='idempotency_keys')
+    op.drop_table('idempotency_keys')
     op.drop_index(op.f('ix_api_keys_owner_id'), table_name='api_keys')
     op.drop_table('api_keys')
     op.drop_table('workers')

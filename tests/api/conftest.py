@@ -169,7 +169,10 @@ class Jobs:
         return job_id
 
     def completed(self, owner: str = "alice", **values: Any) -> uuid.UUID:
-        job_id = self.submit(owner, **values)
+        return self.finish(self.submit(owner, **values))
+
+    def finish(self, job_id: uuid.UUID | str) -> uuid.UUID:
+        job_id = uuid.UUID(str(job_id))
         lease = self.claim(job_id)
         outcome = Outcome(model_used="openai-whisper/tiny/cpu/float32")
         with self.sessions.begin() as session:

@@ -59,12 +59,13 @@ class Service:
 @pytest.mark.model
 def test_the_examples_do_what_they_say(stack: Stack, tmp_path: Path) -> None:
     service = Service(stack)
-    submit, ask, fetch = examples("sh")
+    submit, ask, fetch, submit_once = examples("sh")
 
     job = json.loads(service.shell(submit))
     stack.wait_for_status(job["job_id"], "completed")
     found = json.loads(service.shell(ask, JOB=job["job_id"]))
     subtitles = service.shell(fetch, JOB=job["job_id"])
+    once, again = (json.loads(service.shell(submit_once)) for _ in range(2))
     (program,) = examples("python")
     script = tmp_path / "example.py"
     script.write_text(f"key = {service.key!r}\n{service.here(program)}")
@@ -74,6 +75,7 @@ def test_the_examples_do_what_they_say(stack: Stack, tmp_path: Path) -> None:
 
     assert found["transcription"] == sample("digits-en.wav").text
     assert subtitles.startswith("1\n00:00:0")
+    assert again["job_id"] == once["job_id"] != job["job_id"]
     assert printed.strip() == sample("digits-en.wav").text
 
 

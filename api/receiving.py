@@ -1,0 +1,200 @@
+"""What becomes of a submission: a new job, the job that its key made before, or a finished one."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Final
+
+from fastapi import Request
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+from uuid_utils.compat import uuid7
+
+from api import idempotency, jobs, uploading
+from api.digests import Digests
+from api.schemas import JobDetail, path_of
+from api.services import Services
+from api.submission import BYTES_PER_SECOND, Defaults
+from api.uploading import Received, Reception, Store
+from auth import Principal
+from errors import IdempotencyMismatch, JobDeleted, NotFound, StorageUnavailable, SubmissionUnderWay
+from jobs import lifecycle, queues, submissions
+from jobs.lifecycle import NewJob
+from jobs.queries import JobView
+from jobs.submissions import Memory
+from models import FINAL
+
+SUBMITTED: Final = (
+    "Transcription job submitted successfully. Use GET /transcribe/{job_id} to check status."
+)
+DUPLICATE: Final = "This file was transcribed like this before: here is the job that did."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Added:
+    """What is answered."""
+
+    shown: JobDetail
+    status: int = HTTPStatus.ACCEPTED
+    #: Where to ring for a worker; None where nothing is new.
+    lane: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class _Beaten(Exception):
+    """Rolls back what a faster submission made superfluous."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One submission while it is received."""
+
+    request: Request
+    principal: Principal
+    services: Services
+    #: What its client calls it.
+    key: str | None
+
+    async def receive(self) -> Added:
+        """Read it, and add its job unless there is one already.
+
+        Raises:
+            IdempotencyMismatch: Its key was used for another one.
+            JobDeleted: Its key made a job that is no more.
+            ServiceError, HTTPException, ClientDisconnect: See ``uploading.receive``.
+        """
+        memory = None if self.key is None else await run_in_threadpool(self._recall, self.key)
+        if memory is not None:
+            # The key alone proves nothing: what comes is read, compared, and kept nowhere.
+            received = await self._read(Digests(self.services.uploads.max_bytes))
+            return await run_in_threadpool(self._replay, memory, received)
+        received = await self._read(self.services.uploads)
+        return await run_in_threadpool(self._add, received)
+
+    async def _read(self, store: Store) -> Received:
+        reception = Reception(
+            job_id=uuid7(),
+            query=self.request.query_params,
+            defaults=Defaults.of(self.services.settings),
+            may_use_high=self.principal.may_use_high,
+        )
+        return await uploading.receive(self.request, store, reception)
+
+    # Adding
+
+    def _add(self, received: Received) -> Added:
+        """Add the job, or find the one that makes it superfluous; only a new job's file stays."""
+        keep_file = False
+        try:
+            with self.services.transaction() as session:
+                added = self._duplicate(session, received) or self._new(session, received)
+                self._remember(session, received, added.shown.id)
+                # From here on only the commit is left. Should its answer be lost, nobody knows
+                # whether the job is there: the file stays, and maintenance deletes it if not.
+                keep_file = added.lane is not None
+        except _Beaten as beaten:
+            added = self._beaten(beaten.key, received)
+        finally:
+            if not keep_file:
+                with suppress(StorageUnavailable):
+                    self.services.uploads.delete(received.job_id)
+        return added
+
+    def _new(self, session: Session, received: Received) -> Added:
+        job = lifecycle.submit(session, _new_job(self.services, self.principal, received))
+        view = JobView(job=job, queue_paused=queues.is_paused(session, job.lane))
+        shown = jobs.detail(session, view, self._root, message=SUBMITTED)
+        return Added(shown=shown, lane=job.lane, headers=self._headers(shown))
+
+    def _duplicate(self, session: Session, received: Received) -> Added | None:
+        if self.services.settings.duplicate_detection == "off":
+            return None
+        job_id = submissions.twin(session, _new_job(self.services, self.principal, received))
+        if job_id is None:
+            return None
+        shown = jobs.read(session, job_id, self.principal, self.request)
+        shown = shown.model_copy(update={"message": DUPLICATE})
+        return Added(shown=shown, status=HTTPStatus.OK, headers=self._headers(shown))
+
+    # Keys
+
+    def _recall(self, key: str) -> Memory | None:
+        with self.services.transaction() as session:
+            return submissions.recall(
+                session, self.principal.owner_id, key, keep_seconds=self._keep_seconds
+            )
+
+    def _remember(self, session: Session, received: Received, job_id: uuid.UUID) -> None:
+        if self.key is None:
+            return
+        memory = Memory(fingerprint=_fingerprint(received), job_id=job_id)
+        owner_id, keep_seconds = self.principal.owner_id, self._keep_seconds
+        if not submissions.remember(session, owner_id, self.key, memory, keep_seconds=keep_seconds):
+            raise _Beaten(self.key)
+
+    def _beaten(self, key: str, received: Received) -> Added:
+        memory = self._recall(key)
+        if memory is None:  # its time was over this very moment
+            raise SubmissionUnderWay(retry_after_seconds=idempotency.UNDER_WAY_SECONDS)
+        return self._replay(memory, received)
+
+    def _replay(self, memory: Memory, received: Received) -> Added:
+        if memory.fingerprint != _fingerprint(received):
+            raise IdempotencyMismatch
+        try:
+            with self.services.transaction() as session:
+                shown = jobs.read(session, memory.job_id, self.principal, self.request)
+        except NotFound:
+            raise JobDeleted from None
+        return Added(shown=shown, headers={**self._headers(shown), idempotency.REPLAYED: "true"})
+
+    # What is answered
+
+    @property
+    def _root(self) -> str:
+        root: str = self.request.scope.get("root_path", "")
+        return root
+
+    @property
+    def _keep_seconds(self) -> float:
+        return self.services.settings.idempotency_seconds
+
+    def _headers(self, shown: JobDetail) -> dict[str, str]:
+        headers = {"Location": path_of(shown.id, self._root)}
+        if shown.status not in FINAL:
+            headers["Retry-After"] = str(jobs.poll_seconds(shown))
+        return headers
+
+
+def _fingerprint(received: Received) -> bytes:
+    return idempotency.fingerprint(received.said, received.filename, received.upload.sha256)
+
+
+def _new_job(services: Services, principal: Principal, received: Received) -> NewJob:
+    wishes, upload = received.wishes, received.upload
+    return NewJob(
+        id=received.job_id,
+        owner_id=principal.owner_id,
+        api_key_id=principal.key_id,
+        engine_name=wishes.engine_name,
+        model_name=wishes.model_name,
+        client_filename=received.filename,
+        upload_bytes=upload.size_bytes,
+        upload_sha256=upload.sha256,
+        max_attempts=services.settings.max_attempts,
+        priority=wishes.priority,
+        language=wishes.language,
+        translate=wishes.translate,
+        initial_prompt=wishes.initial_prompt,
+        word_timestamps=wishes.word_timestamps,
+        client_metadata=wishes.client_metadata,
+        audio_seconds=upload.size_bytes / BYTES_PER_SECOND,
+        warnings=wishes.warnings,
+    )
