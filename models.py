@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -42,6 +42,11 @@ class JobStatus(StrEnum):
 NEWEST_FIRST = (text("created_at DESC"), text("id DESC"))
 
 FINAL = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
+
+
+#: What this version's workers know to do. A new wish that changes what is done raises it, and jobs
+#: that have the wish are submitted with it: older workers leave them to newer ones.
+WISHES_VERSION: Final = 1
 
 
 class Priority(StrEnum):
@@ -161,6 +166,8 @@ class TranscriptionJob(Base):
     translate: Mapped[bool] = mapped_column(server_default=text("false"))
     initial_prompt: Mapped[str | None]
     word_timestamps: Mapped[bool] = mapped_column(server_default=text("false"))
+    #: What a worker has to know to do all that was asked for: see ``WISHES_VERSION``.
+    wishes_version: Mapped[int] = mapped_column(SmallInteger, server_default=text("1"))
     #: The client's own; never read by us.
     client_metadata: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
 

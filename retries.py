@@ -69,6 +69,8 @@ TABLE: Final[Mapping[type[ServiceError], Policy]] = {
     errors.ProcessDied: ISOLATE,
     errors.Stalled: ISOLATE,
     errors.WorkerLost: ISOLATE,
+    # a newer web process took the job: for a worker that is as new
+    errors.UnknownModel: WAIT,
     errors.CapacityError: WAIT,
     # other jobs' files go when those end
     errors.DiskFull: Policy(Course.WAIT, pause=6),

@@ -270,6 +270,8 @@ def model_key(settings: Settings, engine: str, model: str) -> ModelKey:
     Raises:
         UnknownModel, SettingsError: There is none.
     """
+    if engine not in catalogue.ENGINES:
+        raise UnknownModel(f"There is no engine named {engine[:64]!r}.")
     hardware = _hardware(engine)
     # a job may ask for another engine than the one that device and type were set for
     strict = engine == settings.whisper_engine

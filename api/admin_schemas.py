@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from api.schemas import Answer, Body, Text, Time
+from api.schemas import Answer, Body, StoredPriority, Text, Time
 from jobs.conditions import KINDS, Condition, Severity, Still
 from jobs.queries import DeadLetter, WorkerView
-from models import ErrorLog, Priority
+from models import ErrorLog
 
 
 class Attempt(Answer):
@@ -57,7 +57,7 @@ class FailedJob(Answer):
     owner: str
     filename: str
     model_size: str
-    priority: Priority
+    priority: StoredPriority
     created_at: Time
     failed_at: Time | None
     resolved: bool
@@ -76,7 +76,7 @@ class FailedJob(Answer):
             owner=letter.owner_name,
             filename=job.client_filename,
             model_size=job.model_name,
-            priority=Priority(job.priority),
+            priority=job.priority,
             created_at=job.created_at,
             failed_at=job.completed_at,
             resolved=letter.resolved,

@@ -25,6 +25,9 @@ Time = Annotated[
 ]
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 
+#: While two versions run side by side, the newer one may have written what we do not know.
+StoredPriority = Annotated[Priority | str, Field(description="More may come.")]
+
 MESSAGES: Final = {
     JobStatus.PENDING: "The job waits for a worker.",
     JobStatus.PROCESSING: "A worker has the job.",
@@ -69,7 +72,7 @@ class Job(Answer):
     filename: str = Field(description="What the client called its file.")
     progress: float = Field(description="Share done, in percent.", ge=0, le=100)
     current_step: str | None = Field(description="What the running attempt is at.")
-    priority: Priority
+    priority: StoredPriority
     queue_paused: bool = Field(
         description="True while it waits in a queue that an operator paused."
     )

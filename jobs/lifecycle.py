@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from errors import CancelRequested, LeaseLost, WorkerLost
 from jobs import statements
-from models import JobStatus, TranscriptionJob, TranscriptionResult
+from models import WISHES_VERSION, JobStatus, TranscriptionJob, TranscriptionResult
 from retries import Policy
 from speech.transcript import Transcript, Window, storable_text
 
@@ -46,6 +46,8 @@ class NewJob:
     translate: bool = False
     initial_prompt: str | None = None
     word_timestamps: bool = False
+    #: The least that knows all of these wishes: see ``models.WISHES_VERSION``.
+    wishes_version: int = 1
     client_metadata: dict[str, Any] = field(default_factory=dict)
     #: Guessed from the upload's size.
     audio_seconds: float | None = None
@@ -172,7 +174,13 @@ def submit(session: Session, job: NewJob) -> TranscriptionJob:
 
 def claim(session: Session, job_id: uuid.UUID, worker_name: str) -> ClaimedJob | None:
     """Begin an attempt. None when the job is not there to be had: a stale or repeated message."""
-    row = _first(session, statements.CLAIM, job_id=job_id, worker_name=worker_name)
+    row = _first(
+        session,
+        statements.CLAIM,
+        job_id=job_id,
+        worker_name=worker_name,
+        wishes_version=WISHES_VERSION,
+    )
     if row is None:
         return None
     values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's documented name
@@ -345,8 +353,16 @@ def step_aside(
         patience_seconds: How long the urgent job has to have waited: a free slot takes it sooner.
         again_seconds: When room was made in vain, it is made again after so long.
     """
-    values = {"most": most, "patience": patience_seconds, "again": again_seconds}
-    row = _first(session, statements.STEP_ASIDE, job_id=lease.job_id, epoch=lease.epoch, **values)
+    row = _first(
+        session,
+        statements.STEP_ASIDE,
+        job_id=lease.job_id,
+        epoch=lease.epoch,
+        most=most,
+        patience=patience_seconds,
+        again=again_seconds,
+        wishes_version=WISHES_VERSION,
+    )
     return row is not None
 
 

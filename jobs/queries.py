@@ -201,11 +201,15 @@ SELECT (SELECT count(*) + 1
 def queue_position(session: Session, job: TranscriptionJob, *, lanes: Sequence[str]) -> int | None:
     """Tell the place of a waiting job, up to ``MAX_JOBS_AHEAD``; None before it is due.
 
+    None as well for a lane that only a newer version knows.
+
     Owners take turns, so the place tells about when, not exactly.
 
     Args:
         lanes: The most urgent first.
     """
+    if job.lane not in lanes:
+        return None
     values = {
         "more_urgent": list(lanes[: lanes.index(job.lane)]),
         "lane": job.lane,

@@ -16,6 +16,9 @@ _NO_LEASE = "worker_name = NULL, current_step = NULL"
 #: Whether a lane's jobs may start. A message that is on its way starts none of a paused one either.
 _NOT_PAUSED = "NOT EXISTS (SELECT FROM paused_queues WHERE name = {lane} AND resumed_at IS NULL)"
 
+#: Whether this worker knows to do what the job asks for; if not, a newer one does.
+_KNOWN = "wishes_version <= :wishes_version"
+
 #: Exponential backoff with full jitter: see ``jobs.lifecycle.Backoff``.
 _BACKOFF = """
     make_interval(secs => LEAST(:cap, :base * power(2, LEAST({exponent}, 30))) * random())"""
@@ -35,6 +38,7 @@ UPDATE transcription_jobs
    AND status = 'pending'
    AND not_before <= now()
    AND cancel_requested_at IS NULL
+   AND {_KNOWN}
    AND {_NOT_PAUSED.format(lane="lane")}
 RETURNING id, owner_id, attempt, max_attempts, lease_epoch, crash_count, isolate, engine_name,
           model_name, language, translate, initial_prompt, word_timestamps, priority, warnings,
@@ -218,6 +222,7 @@ WITH urgent AS (
       FROM transcription_jobs
      WHERE status = 'pending'
        AND lane = 'high'
+       AND {_KNOWN}
        AND {_NOT_PAUSED.format(lane="'high'")}
        AND not_before <= now() - make_interval(secs => :patience)
        AND (room_made_at IS NULL

@@ -6,10 +6,13 @@ leave everything down that waits for the migrations.
 
 import logging
 import time
+from collections.abc import Iterator
+from typing import Any
 
 from alembic import context
+from alembic.migration import MigrationContext
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy import Column, Connection, Engine, inspect, text
 
 from config import Settings
 from database import explained, make_engine, translated_errors
@@ -44,6 +47,40 @@ def refuse_first_version(connection: Connection) -> None:
             "This database belongs to version 2. Nothing was changed. Point DATABASE_URL at a new, "
             "empty database, migrate that, then run: python cli.py import-v1 --from OLD_DATABASE_URL"
         )
+
+
+def is_newer(connection: Connection) -> bool:
+    """Whether a newer version has migrated the database, and the head is all that is wanted."""
+    found = MigrationContext.configure(connection).get_current_heads()
+    known = {script.revision for script in context.script.walk_revisions()}
+    if known.issuperset(found):
+        return False
+    return context.get_revision_argument() == context.get_head_revision()
+
+
+def require_our_columns(connection: Connection) -> None:
+    """Make sure that this version can work with a newer one's tables.
+
+    Raises:
+        SettingsError: They lack what it needs.
+    """
+    inspector = inspect(connection)
+    there = {
+        f"{table}.{column['name']}"
+        for table in inspector.get_table_names()
+        for column in inspector.get_columns(table)
+    }
+    ours = {f"{column.table.name}.{column.name}" for column in all_columns()}
+    if missing := sorted(ours - there):
+        raise SettingsError(
+            "This database was migrated by a newer version, or by another program, and has no "
+            f"{missing[0]}. Nothing was changed."
+        )
+
+
+def all_columns() -> Iterator[Column[Any]]:
+    for table in Base.metadata.sorted_tables:
+        yield from table.columns
 
 
 def migrate(connection: Connection) -> None:
@@ -90,6 +127,10 @@ def migrate_database() -> None:
         connection.execute(text("SET lock_timeout = 0"))
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
         refuse_first_version(connection)
+        if is_newer(connection):
+            require_our_columns(connection)
+            logger.warning("A newer version has migrated this database: nothing is changed.")
+            return
         connection.execute(text("SET lock_timeout = '10s'"))
         connection.commit()
         migrate(connection)

@@ -1,8 +1,8 @@
 """The real worker, with engines that do what a job's prompt says: see ``rig.engines``.
 
-NULL_MODEL names a model whose engine does nothing, and whose jobs' uploads are not decoded. LEDGER
-names a file in which attempts and windows are noted. With DIE_AFTER set to ``claim`` or
-``complete``, the process dies when that was committed and before it hears of it.
+NULL_MODEL names models, separated by commas, whose engine does nothing, and whose jobs' uploads are
+not decoded. LEDGER names a file in which attempts and windows are noted. With DIE_AFTER set to
+``claim`` or ``complete``, the process dies when that was committed and before it hears of it.
 
 Given ``--role solo`` it is the child of such a worker, with the same engines.
 """
@@ -54,12 +54,16 @@ def die_after(name: str, sessions: Sessions) -> None:
     event.listen(sessions, "after_commit", die)
 
 
+def null_models() -> frozenset[str]:
+    return frozenset(os.environ.get("NULL_MODEL", "").split(","))
+
+
 def make_loader(settings: Settings, ledger: Ledger) -> Callable[[ModelKey], Engine]:
     load = worker.make_loader(settings)
-    null = os.environ.get("NULL_MODEL")
+    null = null_models()
 
     def load_faulty(key: ModelKey) -> Engine:
-        engine = NullEngine(key) if key.model == null else load(key)
+        engine = NullEngine(key) if key.model in null else load(key)
         return FaultyEngine(engine, settings.state_dir, ledger)
 
     return load_faulty
@@ -67,18 +71,18 @@ def make_loader(settings: Settings, ledger: Ledger) -> Callable[[ModelKey], Engi
 
 def watched(bench: Workbench, ledger: Ledger) -> Workbench:
     """The bench, with null jobs let through undecoded, and every attempt noted."""
-    null = os.environ.get("NULL_MODEL")
+    null = null_models()
 
     def key_of(engine: str, model: str) -> ModelKey:
         # the real one asks the engine's library about the hardware, which takes seconds to import
         return (
             ModelKey(engine, model, "cpu", "float32")
-            if model == null
+            if model in null
             else bench.key_of(engine, model)
         )
 
     def fetch(key: ModelKey, progress: Callable[[int, int | None], None]) -> object:
-        return None if key.model == null else bench.fetch(key, progress)
+        return None if key.model in null else bench.fetch(key, progress)
 
     return dataclasses.replace(
         bench, key_of=key_of, fetch=fetch, decode=make_decode(bench.keeper, ledger)

@@ -187,6 +187,45 @@ def test_a_database_of_others_is_not_taken_for_the_first_versions(
     assert any(line.startswith("table owners") for line in schema(empty_database_url))
 
 
+# A newer version's database
+
+
+@pytest.fixture
+def newer(alembic: AlembicConfig, empty_database_url: str) -> str:
+    """A database that a version yet to come has migrated."""
+    command.upgrade(alembic, "head")
+    execute(empty_database_url, "ALTER TABLE transcription_jobs ADD tone text DEFAULT 'plain'")
+    execute(empty_database_url, "UPDATE alembic_version SET version_num = 'yet_to_come'")
+    return empty_database_url
+
+
+def test_a_newer_versions_database_is_left_as_it_is(
+    newer: str, alembic: AlembicConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = schema(newer)
+    command.upgrade(alembic, "head")
+
+    assert schema(newer) == before
+    assert "A newer version has migrated this database: nothing is changed." in caplog.messages
+
+
+def test_a_newer_versions_database_that_lacks_what_we_need_is_refused(
+    newer: str, alembic: AlembicConfig
+) -> None:
+    execute(newer, "ALTER TABLE transcription_jobs DROP warnings")
+
+    with pytest.raises(CommandError, match=r"^[^\n]* has no transcription_jobs\.warnings[^\n]*$"):
+        command.upgrade(alembic, "head")
+
+
+@pytest.mark.parametrize("target", ["base", "-1"])
+def test_a_newer_versions_database_is_not_downgraded(
+    target: str, newer: str, alembic: AlembicConfig
+) -> None:
+    with pytest.raises(CommandError, match="yet_to_come"):
+        command.downgrade(alembic, target)
+
+
 # The command line
 
 

@@ -100,6 +100,7 @@ def upgrade() -> None:
     sa.Column('translate', sa.Boolean(), server_default=sa.text('false'), nullable=False),
     sa.Column('initial_prompt', sa.Text(), nullable=True),
     sa.Column('word_timestamps', sa.Boolean(), server_default=sa.text('false'), nullable=False),
+    sa.Column('wishes_version', sa.SmallInteger(), server_default=sa.text('1'), nullable=False),
     sa.Column('client_metadata', postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
     sa.Column('client_filename', sa.Text(), nullable=False),
     sa.Column('upload_bytes', sa.BigInteger(), nullable=False),

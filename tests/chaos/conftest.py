@@ -19,6 +19,7 @@ from sqlalchemy import func, select
 
 from local_servers import PostgresServer, ValkeyServer
 from models import ErrorLog, JobStatus, TranscriptionJob, TranscriptionResult
+from rig.engines import Script, null_upload
 from solo import LOCK_NAME
 from tests.recordings import SAMPLES, repeated, sample
 from tests.stack import conftest as stack_conftest
@@ -30,6 +31,8 @@ Server = TypeVar("Server", PostgresServer, ValkeyServer)
 Post = Callable[[], uuid.UUID]
 SHORT: Final = SAMPLES / "digits-en.wav"
 FAULTY_WORKER: Final = ("-m", "rig.worker")
+#: The model of jobs that do nothing for a while: see ``rig.engines``.
+NULL_MODEL: Final = "base"
 FINAL: Final = ("completed", "failed", "cancelled")
 
 LEASE: Final = float(QUICK["LEASE_SECONDS"])
@@ -90,6 +93,14 @@ class Chaos:
         self.jobs.append(job_id)
         return job_id
 
+    def submit_null(self, windows: int, seconds: float = 0.0, **values: Any) -> uuid.UUID:
+        """Submit a job that takes no more than so many seconds for each window."""
+        script = Script(windows=windows, seconds=seconds, tag=f"T{len(self.jobs)}")
+        upload = self.stack.folder / f"{script.tag}.null"
+        upload.write_bytes(null_upload(script))
+        values = {"model_name": NULL_MODEL, "initial_prompt": str(script), **values}
+        return self.submit(upload, **values)
+
     def end_of(self, job_id: uuid.UUID) -> TranscriptionJob:
         return self.stack.wait_for_status(job_id, *FINAL)
 
@@ -130,7 +141,7 @@ class Chaos:
 @pytest.fixture
 def chaos(stack: Stack, record_property: Callable[[str, object], None]) -> Iterator[Chaos]:
     ticks = Ticks()
-    stack.environment["REDISPATCH_SECONDS"] = str(REDISPATCH)
+    stack.environment |= {"REDISPATCH_SECONDS": str(REDISPATCH), "NULL_MODEL": NULL_MODEL}
     try:
         yield Chaos(stack, ticks, record_property)
     finally:
@@ -179,7 +190,8 @@ def broken(chaos: Chaos, request: pytest.FixtureRequest) -> Iterator[Chaos]:
 @contextmanager
 def browsing(stack: Stack) -> Iterator[httpx2.Client]:
     """Start a web process, and be its client."""
-    _, url = stack.web()
+    process, url = stack.web()
+    wait_for(lambda: process.said("Uvicorn running"), "the web process is ready")
     wait_for((stack.folder / "admin.key").exists, "the key is there")
     key = (stack.folder / "admin.key").read_text("utf-8").strip()
     with httpx2.Client(base_url=url, headers={"X-API-Key": key}, timeout=60) as client:

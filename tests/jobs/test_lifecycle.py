@@ -18,6 +18,7 @@ from errors import CancelRequested, LeaseLost
 from jobs import lifecycle
 from jobs.lifecycle import Backoff, Beat, Failure, Lease, StillLease
 from models import (
+    WISHES_VERSION,
     ErrorLog,
     JobStatus,
     Owner,
@@ -287,6 +288,14 @@ def test_a_job_waiting_for_its_next_attempt_is_not_claimed_early(
         assert lifecycle.claim(session, job.id, "w2") is None
 
 
+def test_a_job_that_only_a_newer_version_understands_is_left_to_it(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    job = make_job(wishes_version=WISHES_VERSION + 1)
+    with sessions.begin() as session:
+        assert lifecycle.claim(session, job.id, "w1") is None
+
+
 def test_the_last_failed_attempt_fails_the_job_and_every_attempt_left_its_error(
     make_job: MakeJob, sessions: Sessions
 ) -> None:
@@ -379,6 +388,15 @@ def test_no_more_jobs_step_aside_than_urgent_ones_wait(
             asides.append(step_aside(session, job))
 
     assert asides == [True, True, False, False]
+
+
+def test_nobody_steps_aside_for_a_job_that_he_does_not_understand(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    job = make_job("processing")
+    make_job(priority="high", wishes_version=WISHES_VERSION + 1)
+    with sessions.begin() as session:
+        assert not step_aside(session, job)
 
 
 def test_two_jobs_at_once_do_not_step_aside_for_the_same_urgent_one(

@@ -87,6 +87,8 @@ class Stack:
     sessions: sessionmaker[Session]
     redis: redis.Redis
     uploads: UploadStore
+    #: The version that is run.
+    code: Path = PROJECT_DIR
     processes: list[Process] = field(default_factory=list)
 
     def at(self, *, database_url: str | None = None, redis_url: str | None = None) -> "Stack":
@@ -113,7 +115,7 @@ class Stack:
         with log.open("wb") as output:
             popen = subprocess.Popen(
                 [sys.executable, *arguments],
-                cwd=PROJECT_DIR,
+                cwd=self.code,
                 env={**self.environment, **variables},
                 stdout=output,
                 stderr=subprocess.STDOUT,
