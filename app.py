@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api import (
     admin,
+    dead_letters,
     documentation,
     errors,
     health,
@@ -28,7 +29,6 @@ from api import (
     results,
     transcriptions,
 )
-from api.admin_schemas import Resolution, Retry
 from api.connections import Limits
 from api.key_schemas import KeyPatch, NewKey, Revocation, Rotation
 from api.middleware import (
@@ -72,7 +72,15 @@ def serving(settings: Settings) -> dict[str, Any]:
 
 
 #: Read by hand, so FastAPI does not see them.
-BODIES: Final = (JobPatch, Retry, Resolution, Pause, NewKey, KeyPatch, Rotation, Revocation)
+BODIES: Final = (
+    JobPatch,
+    *dead_letters.BODIES,
+    Pause,
+    NewKey,
+    KeyPatch,
+    Rotation,
+    Revocation,
+)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -105,7 +113,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.services = services
     if settings.docs_enabled:
         app.include_router(documentation.page)
-    for module in (health, transcriptions, jobs, results, admin, queues, keys):
+    for module in (health, transcriptions, jobs, results, admin, dead_letters, queues, keys):
         app.include_router(module.router)
     errors.install(app)
     documentation.install(app, *BODIES)

@@ -15,8 +15,8 @@
       DecoderKilled               the decoder was ended from outside
       WorkerLost                  the worker was
       ConflictError               the job's state does not allow it
-        JobFinished, JobNotFinished, JobWithoutResult, JobNotFailed, LastAdminKey,
-        SubmissionUnderWay
+        JobFinished, JobNotFinished, JobWithoutResult, JobNotFailed, JobQuarantined,
+        LastAdminKey, SubmissionUnderWay
       LeaseLost                   this worker no longer owns the job
       Interrupted                 an attempt was asked to stop
         CancelRequested, Draining, DeadlineExceeded, Occupied, SteppedAside
@@ -314,9 +314,15 @@ class JobWithoutResult(ConflictError):
 
 
 class JobNotFailed(ConflictError):
-    """Only a failed job can be sent round again."""
+    """The job has not failed: it is not in the dead letter queue."""
 
     code = "job_not_failed"
+
+
+class JobQuarantined(ConflictError):
+    """The job is in quarantine: release it first."""
+
+    code = "job_quarantined"
 
 
 class LastAdminKey(ConflictError):

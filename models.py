@@ -40,6 +40,8 @@ class JobStatus(StrEnum):
 
 
 NEWEST_FIRST = (text("created_at DESC"), text("id DESC"))
+#: The last to end first.
+LAST_FIRST = (text("completed_at DESC"), text("id DESC"))
 
 FINAL = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
 
@@ -225,6 +227,21 @@ class TranscriptionJob(Base):
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
 
+    # The dead letter queue
+    #: When the queue's task took note of it.
+    dead_letter_noted_at: Mapped[datetime | None]
+    #: When somebody dealt with its failure; None while nobody has.
+    resolved_at: Mapped[datetime | None]
+    #: Shown name of the API key of whoever did, or ``cli``; the same for ``quarantined_by``.
+    resolved_by: Mapped[str | None]
+    resolution_notes: Mapped[str | None]
+    #: Set aside since: nobody retries or resolves it, and its upload is kept.
+    quarantined_at: Mapped[datetime | None]
+    quarantined_by: Mapped[str | None]
+    quarantine_notes: Mapped[str | None]
+    #: When it last left quarantine: its upload is kept as if it had just ended.
+    released_at: Mapped[datetime | None]
+
     # Delivery
     #: The queue it belongs in: its priority, or ``retry`` after a failed attempt.
     lane: Mapped[str] = mapped_column(
@@ -236,8 +253,6 @@ class TranscriptionJob(Base):
     #: When the dispatcher should publish it (again).
     dispatch_due_at: Mapped[datetime] = mapped_column(server_default=func.now())
     dispatch_count: Mapped[int] = mapped_column(server_default=text("0"))
-    #: When the dead letter queue's task took note of it.
-    dead_letter_noted_at: Mapped[datetime | None]
 
     # What was done
     model_used: Mapped[str | None]
@@ -267,6 +282,10 @@ class TranscriptionJob(Base):
         ),
         CheckConstraint(
             "status <> 'cancelled' OR cancel_requested_at IS NOT NULL", name="cancel_was_asked"
+        ),
+        CheckConstraint(
+            "status = 'failed' OR (resolved_at IS NULL AND quarantined_at IS NULL)",
+            name="dead_letter_when_failed",
         ),
         CheckConstraint("attempt BETWEEN 0 AND max_attempts", name="attempt_in_bounds"),
         CheckConstraint("progress BETWEEN 0 AND 1", name="progress_in_bounds"),
@@ -316,6 +335,23 @@ class TranscriptionJob(Base):
             "ix_transcription_jobs_unnoted",
             "completed_at",
             postgresql_where=text("status = 'failed' AND dead_letter_noted_at IS NULL"),
+        ),
+        # the dead letter queue, the last to fail first: what is left to do, and all of it
+        Index(
+            "ix_transcription_jobs_unresolved",
+            *LAST_FIRST,
+            postgresql_include=["failure_reason"],
+            postgresql_where=text(
+                "status = 'failed' AND resolved_at IS NULL AND quarantined_at IS NULL"
+            ),
+        ),
+        Index(
+            "ix_transcription_jobs_failed", *LAST_FIRST, postgresql_where=text("status = 'failed'")
+        ),
+        Index(
+            "ix_transcription_jobs_quarantined",
+            *LAST_FIRST,
+            postgresql_where=text("quarantined_at IS NOT NULL"),
         ),
         Index(
             "ix_transcription_jobs_upload_kept",

@@ -1,4 +1,4 @@
-"""For operators: how the service is, and the jobs that it gave up."""
+"""For operators: how the service is."""
 
 from __future__ import annotations
 
@@ -7,43 +7,28 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final, Literal
 
 import redis
-from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Response
-from sqlalchemy.orm import Session
+from fastapi import APIRouter, Depends, Query
 
-from api import cursors, jobs, submission
 from api.admin_schemas import (
     AdminHealth,
     Ailment,
     DatabasePool,
     Disk,
-    FailedJob,
-    FailedJobList,
     Lane,
     Queues,
-    Resolution,
-    Retry,
     StillLease,
     WorkerState,
 )
-from api.dependencies import Admin, JobId, ServicesDep, json_body, single_values
-from api.documentation import json_request, problems
-from api.jobs import Page
-from api.schemas import JobDetail
+from api.dependencies import Admin, ServicesDep, single_values
+from api.documentation import problems
 from celery_app import DLQ, LANES
 from config import VERSION, Settings
 from database import ConnectionPoolStats, pool_stats
-from errors import JobNotFailed, NotFound, StorageUnavailable, Unhealthy, UploadMissing
-from jobs import edits, lifecycle, queries, vitals
+from errors import StorageUnavailable, Unhealthy
+from jobs import vitals
 from jobs.conditions import DiskFacts, judge, status_of
-from jobs.queries import (
-    INPUT_FAULTS,
-    DeadLetter,
-    DeadLetterFilter,
-    Place,
-)
 from jobs.uploads import UploadStore
 from jobs.vitals import Outside, Vitals
-from models import JobStatus
 
 router = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(single_values)])
 
@@ -51,13 +36,6 @@ Depths = Mapping[str, int | None]
 
 #: Role of the processes that run jobs.
 WORKER: Final = "worker"
-
-
-class FailedJobFilter(Page):
-    """Which failed jobs are wanted."""
-
-    resolved: bool = Query(False, description="Those that were dealt with too.")
-    permanent: bool = Query(False, description="Those whose input is at fault too.")
 
 
 @router.get(
@@ -105,104 +83,6 @@ def health(
         error_rate_1h=f"{seen.figures.error_rate_1h:.2%}",
         unresolved_errors=seen.figures.unresolved_errors,
     )
-
-
-@router.get(
-    "/errors",
-    operation_id="list_errors",
-    summary="The dead letter queue, newest first",
-    responses=problems(400, 401, 403, 422, 503),
-)
-def index(
-    request: Request,
-    response: Response,
-    _principal: Admin,
-    services: ServicesDep,
-    wanted: Annotated[FailedJobFilter, Query()],
-) -> FailedJobList:
-    of = f"errors/{wanted.resolved}/{wanted.permanent}"
-    chosen = DeadLetterFilter(resolved=wanted.resolved, permanent=wanted.permanent)
-    before = cursors.decode(wanted.cursor, of=of)
-    with services.transaction() as session:
-        total = queries.count_dead_letters(session, chosen)
-        letters = queries.dead_letters(session, chosen, before=before, limit=wanted.limit + 1)
-    cursor = None
-    if len(letters) > wanted.limit:
-        cursor = cursors.encode(Place.of(letters[wanted.limit - 1].job), of=of)
-        response.headers["Link"] = cursors.next_link(request, cursor)
-    shown = [_show(letter) for letter in letters[: wanted.limit]]
-    return FailedJobList(errors=shown, total=total, next_cursor=cursor)
-
-
-@router.post(
-    "/errors/{job_id}/retry",
-    status_code=202,
-    operation_id="retry_error",
-    summary="Send a failed job round again",
-    responses=problems(400, 401, 403, 404, 409, 410, 415, 422, 503),
-    openapi_extra=json_request(Retry.__name__, required=False),
-)
-def retry(
-    request: Request,
-    job_id: JobId,
-    principal: Admin,
-    services: ServicesDep,
-    background: BackgroundTasks,
-    wanted: Annotated[Retry, Depends(json_body(Retry, optional=True))],
-) -> JobDetail:
-    name = None if wanted.model_size is None else submission.model_name(wanted.model_size)
-    with services.transaction() as session:
-        lane = lifecycle.redrive(
-            session,
-            job_id,
-            max_attempts=services.settings.max_attempts,
-            model_name=name,
-            resolved_by=principal.key_prefix,
-        )
-        session.expire_all()
-        shown = jobs.read(session, job_id, principal, request)
-        if lane is None:
-            _refuse_retry(shown)
-    if not shown.queue_paused:
-        background.add_task(services.publish, job_id, str(lane))
-    return shown
-
-
-@router.post(
-    "/errors/{job_id}/resolve",
-    operation_id="resolve_error",
-    summary="Note that a failed job was dealt with",
-    responses=problems(400, 401, 403, 404, 415, 422, 503),
-    openapi_extra=json_request(Resolution.__name__, required=False),
-)
-def resolve(
-    job_id: JobId,
-    principal: Admin,
-    services: ServicesDep,
-    wanted: Annotated[Resolution, Depends(json_body(Resolution, optional=True))],
-) -> FailedJob:
-    with services.transaction() as session:
-        _require_dead(session, job_id)
-        edits.resolve(session, job_id, resolved_by=principal.key_prefix, notes=wanted.notes)
-        session.expire_all()
-        return _show(_require_dead(session, job_id))
-
-
-def _require_dead(session: Session, job_id: JobId) -> DeadLetter:
-    letter = queries.dead_letter(session, job_id)
-    if letter is None:
-        raise NotFound
-    return letter
-
-
-def _refuse_retry(job: JobDetail) -> None:
-    if job.status is JobStatus.FAILED:
-        raise UploadMissing("The upload is no longer kept, so the job cannot be tried again.")
-    raise JobNotFailed(job_status=job.status)
-
-
-def _show(letter: DeadLetter) -> FailedJob:
-    return FailedJob.of(letter, permanent=letter.job.failure_reason in INPUT_FAULTS)
 
 
 def _depths(client: redis.Redis) -> Depths | None:

@@ -1,108 +1,16 @@
-"""The bodies of what operators are told, and tell."""
+"""The bodies of what operators are told of the service."""
 
 from __future__ import annotations
 
 import uuid
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
-from api.schemas import Answer, Body, StoredPriority, Text, Time
+from api.schemas import Answer, Time
 from jobs.conditions import KINDS, Condition, Severity, Still
-from jobs.queries import DeadLetter, WorkerView
-from models import ErrorLog
-
-
-class Attempt(Answer):
-    """One failed attempt."""
-
-    attempt: int
-    worker: str | None
-    code: str
-    message: str
-    traceback: str | None
-    context: dict[str, Any]
-    created_at: Time
-    resolved: bool
-    resolved_at: Time | None
-    resolved_by: str | None = Field(description="Shown name of the API key.")
-    notes: str | None
-
-    @classmethod
-    def of(cls, log: ErrorLog) -> Attempt:
-        return cls(
-            attempt=log.attempt,
-            worker=log.worker_name,
-            code=log.error_code,
-            message=log.error_message,
-            traceback=log.traceback,
-            context=log.context,
-            created_at=log.created_at,
-            resolved=log.resolved,
-            resolved_at=log.resolved_at,
-            resolved_by=log.resolved_by,
-            notes=log.resolution_notes,
-        )
-
-
-class FailedJob(Answer):
-    """An entry of the dead letter queue."""
-
-    id: uuid.UUID
-    job_id: uuid.UUID
-    type: str = Field(description="Why it was given up: the job's `failure_reason`.")
-    code: str | None = Field(description="Why the last attempt failed: the job's `error_code`.")
-    message: str | None
-    owner: str
-    filename: str
-    model_size: str
-    priority: StoredPriority
-    created_at: Time
-    failed_at: Time | None
-    resolved: bool
-    permanent: bool = Field(description="True when the input is at fault.")
-    attempts: list[Attempt]
-
-    @classmethod
-    def of(cls, letter: DeadLetter, *, permanent: bool) -> FailedJob:
-        job = letter.job
-        return cls(
-            id=job.id,
-            job_id=job.id,
-            type=job.failure_reason or "",
-            code=job.error_code,
-            message=job.error_message,
-            owner=letter.owner_name,
-            filename=job.client_filename,
-            model_size=job.model_name,
-            priority=job.priority,
-            created_at=job.created_at,
-            failed_at=job.completed_at,
-            resolved=letter.resolved,
-            permanent=permanent,
-            attempts=[Attempt.of(log) for log in letter.attempts],
-        )
-
-
-class FailedJobList(Answer):
-    """A page of the dead letter queue, newest first."""
-
-    errors: list[FailedJob]
-    total: int = Field(description="How many there are on all pages.")
-    next_cursor: str | None = Field(description="For the next page; null on the last.")
-
-
-class Retry(Body):
-    """How to send a failed job round again."""
-
-    model_size: str | None = Field(None, description="Another model; begins from the start.")
-
-
-class Resolution(Body):
-    """What was done about a failed job."""
-
-    notes: Annotated[Text, Field(max_length=4000)] | None = None
+from jobs.queries import WorkerView
 
 
 class Lane(Answer):

@@ -11,9 +11,9 @@ from typing import Final
 
 import errors
 from api.errors import HTTP_CODES, status_of
-from api.submission import DEMO_WARNING
 from errors import ServiceError
 from retries import Course, policy_of
+from speech.engines.catalogue import DEMO_WARNING
 
 
 def _below(*families: type[ServiceError]) -> set[type[ServiceError]]:

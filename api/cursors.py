@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 
 from errors import BadCursor
-from jobs.queries import Place
+from jobs.paging import Place
 
 TAG_BYTES: Final = 8
 #: Microseconds since the epoch, as PostgreSQL counts them, and an id.
@@ -30,7 +30,7 @@ def encode(last: Place, *, of: str) -> str:
     Args:
         of: Names the list: its owner and its filter. A cursor for another one is no cursor.
     """
-    raw = PLACE.pack((last.created_at - EPOCH) // MICROSECOND, last.id.bytes)
+    raw = PLACE.pack((last.at - EPOCH) // MICROSECOND, last.id.bytes)
     return base64.urlsafe_b64encode(raw + _tag(raw, of)).decode().rstrip("=")
 
 

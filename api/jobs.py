@@ -27,7 +27,8 @@ from auth import Principal
 from celery_app import LANES
 from errors import ConflictError, JobFinished, NotAllowed, NotFound
 from jobs import edits, lifecycle, queries
-from jobs.queries import JobView, Place
+from jobs.paging import Place
+from jobs.queries import JobView
 from models import FINAL, JobStatus, Priority
 
 router = APIRouter(tags=["jobs"], dependencies=[Depends(single_values)])
@@ -85,7 +86,8 @@ def index(
         )
     cursor = None
     if len(views) > wanted.limit:
-        cursor = cursors.encode(Place.of(views[wanted.limit - 1].job), of=of)
+        last = views[wanted.limit - 1].job
+        cursor = cursors.encode(Place(last.created_at, last.id), of=of)
         response.headers["Link"] = cursors.next_link(request, cursor)
     root = request.scope.get("root_path", "")
     shown = [Job.of(view, root=root) for view in views[: wanted.limit]]

@@ -26,7 +26,7 @@ from api.key_schemas import (
     Rotation,
 )
 from auth import Principal
-from jobs.queries import Place
+from jobs.paging import Place
 from keys import Grant
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def index(
 ) -> KeyList:
     of = f"keys/{wanted.owner}"
     place = cursors.decode(wanted.cursor, of=of)
-    before = None if place is None else (place.created_at, place.id)
+    before = None if place is None else (place.at, place.id)
     with services.transaction() as session:
         total = keys.count(session, owner=wanted.owner)
         found = keys.page(session, owner=wanted.owner, before=before, limit=wanted.limit + 1)

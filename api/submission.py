@@ -18,8 +18,6 @@ from speech.engines.languages import LANGUAGES
 MAX_PROMPT_CHARS: Final = 4_000
 MAX_METADATA_BYTES: Final = 16 * 1024
 AUTO: Final = "auto"
-#: Warning of a job whose model knows a few words only.
-DEMO_WARNING: Final = "demo_model"
 #: Compressed speech at 128 kbit/s. Only the order of magnitude matters, until the file is opened.
 BYTES_PER_SECOND: Final = 16_000
 
@@ -32,8 +30,6 @@ _LANGUAGE_CODES: Final = {
     **{name: code for code, name in LANGUAGES.items()},
 }
 _TASKS: Final = {"transcribe": False, "translate": True}
-#: Trained without translation: asked to, it writes down what was said.
-_CANNOT_TRANSLATE: Final = frozenset({catalogue.resolve("turbo").name})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +50,7 @@ class Wishes:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Codes of what the client should know from the start."""
-        return (DEMO_WARNING,) if self.model_name == catalogue.DEMO else ()
+        return catalogue.resolve(self.model_name).warnings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,7 +252,7 @@ def read(
     for name, sent in said(query, form).items():
         values[FIELDS[name].wish] = FIELDS[name].read(sent)
     wishes = Wishes(**values)
-    _require_ability(wishes)
+    require_ability(wishes.model_name, language=wishes.language, translate=wishes.translate)
     if wishes.priority is Priority.HIGH and not may_use_high:
         raise NotAllowed("This key may not ask for the priority high.")
     return wishes
@@ -282,11 +278,19 @@ def said(query: Mapping[str, str], form: Mapping[str, str]) -> dict[str, str]:
     return merged
 
 
-def _require_ability(wishes: Wishes) -> None:
-    spec = catalogue.resolve(wishes.model_name)
-    if wishes.language is not None and wishes.language not in spec.languages:
-        raise invalid(
-            "language", "unknown_language", f"The model {spec.name} does not know this language."
-        )
-    if wishes.translate and spec.name in _CANNOT_TRANSLATE:
-        raise invalid("task", "cannot_translate", f"The model {spec.name} cannot translate.")
+def require_ability(model_name: str, *, language: str | None, translate: bool) -> None:
+    """Do nothing, or refuse a model that cannot do what is asked.
+
+    Raises:
+        InvalidRequest: It cannot.
+    """
+    spec = catalogue.resolve(model_name)
+    match spec.unfit_for(language=language, translate=translate):
+        case "unknown_language":
+            raise invalid(
+                "language",
+                "unknown_language",
+                f"The model {spec.name} does not know this language.",
+            )
+        case "cannot_translate":
+            raise invalid("task", "cannot_translate", f"The model {spec.name} cannot translate.")

@@ -1,20 +1,19 @@
-"""Jobs: look at them, cancel them and send them round again."""
+"""Jobs: look at them, and cancel them."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from sqlalchemy.orm import Session
 
 from commands.terminal import print_table, service_settings, transaction, when
-from errors import JobFinished, JobNotFailed, NotFound, UploadMissing
-from jobs import lifecycle, queries
+from errors import JobFinished, NotFound
+from jobs import dead_letters, lifecycle, queries
 from jobs.queries import JobView
 from models import JobStatus
-from speech.engines import catalogue
 
 app = typer.Typer(help="Jobs.", no_args_is_help=True)
 
@@ -42,7 +41,7 @@ def show_job(job_id: JobId) -> None:
     """Show all there is to know of a job, with its failed attempts."""
     with transaction(service_settings()) as session:
         view = _find(session, job_id)
-        letter = queries.dead_letter(session, job_id)
+        letter = dead_letters.find(session, job_id)
     for name, value in _facts(view).items():
         typer.echo(f"{name:16} {value}")
     for attempt in letter.attempts if letter else ():
@@ -63,40 +62,11 @@ def cancel_job(job_id: JobId) -> None:
         typer.echo(f"{job_id} will stop soon.")
 
 
-@app.command("redrive")
-def redrive_job(
-    job_id: JobId,
-    model: Annotated[
-        str | None, typer.Option(help="Another model; it begins from the start.")
-    ] = None,
-) -> None:
-    """Send a failed job round again."""
-    settings = service_settings()
-    name = None if model is None else catalogue.resolve(model).name
-    with transaction(settings) as session:
-        lane = lifecycle.redrive(
-            session,
-            job_id,
-            max_attempts=settings.max_attempts,
-            model_name=name,
-            resolved_by="cli",
-        )
-        if lane is None:
-            _refuse_redrive(_find(session, job_id))
-    typer.echo(f"{job_id} waits again, in {lane}.")
-
-
 def _find(session: Session, job_id: uuid.UUID) -> JobView:
     view = queries.find(session, job_id, owner_id=None)
     if view is None:
         raise NotFound("There is no such job.")
     return view
-
-
-def _refuse_redrive(view: JobView) -> NoReturn:
-    if view.job.status == JobStatus.FAILED:
-        raise UploadMissing("The job's upload is no longer kept.")
-    raise JobNotFailed
 
 
 def _job_row(view: JobView) -> Sequence[str]:

@@ -43,6 +43,17 @@ def when(time: datetime | None) -> str:
     return "-" if time is None else time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
+def ago(time: datetime | None) -> str:
+    """How long ago something was, in a few characters."""
+    if time is None:
+        return "-"
+    seconds = max(0, round((datetime.now(UTC) - time).total_seconds()))
+    for unit, name in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= unit:
+            return f"{seconds // unit} {name}"
+    return f"{seconds} s"
+
+
 def print_table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     table = [names, *rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]

@@ -1,4 +1,4 @@
-"""What owners and operators may change of a job beside its life: wishes, notes, its existence.
+"""What owners may change of a job beside its life: wishes, notes, its existence.
 
 None of these is a transition; those are in ``jobs.lifecycle``. Nothing here commits.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, update
+from sqlalchemy import ColumnElement, delete, update
 from sqlalchemy.orm import Session
 
-from models import ErrorLog, JobStatus, Priority, TranscriptionJob
+from models import JobStatus, Priority, TranscriptionJob
 
 
 def set_priority(
@@ -63,22 +63,6 @@ def delete_job(session: Session, job_id: uuid.UUID, *, owner_id: uuid.UUID | Non
         .returning(TranscriptionJob.id)
     )
     return session.scalar(statement) is not None
-
-
-def resolve(
-    session: Session, job_id: uuid.UUID, *, resolved_by: str | None, notes: str | None
-) -> None:
-    """Note that somebody has dealt with a job's errors; those noted before stay as they are."""
-    session.execute(
-        update(ErrorLog)
-        .where(ErrorLog.job_id == job_id, ErrorLog.resolved.is_(False))
-        .values(
-            resolved=True,
-            resolved_at=func.now(),
-            resolved_by=resolved_by,
-            resolution_notes=notes,
-        )
-    )
 
 
 def _of(owner_id: uuid.UUID | None) -> list[ColumnElement[bool]]:

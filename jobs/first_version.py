@@ -29,6 +29,7 @@ from errors import (
     UploadTooLarge,
 )
 from jobs import lifecycle
+from jobs.lifecycle import Redrive
 from jobs.uploads import PART_DIR, UploadStore, storage_errors
 from models import ErrorLog, JobStatus, TranscriptionJob, TranscriptionResult
 from speech.transcript import Segment
@@ -66,6 +67,16 @@ SELECT to_regclass('alembic_version') IS NOT NULL AS migrated,
 OLD_REVISIONS: Final = text("SELECT version_num FROM alembic_version")
 
 OLD_ERRORS: Final = text("SELECT * FROM error_logs WHERE job_id = ANY(:ids) ORDER BY created_at")
+
+#: Failed jobs of which no error is left to be dealt with.
+RESOLVED: Final = text("""
+UPDATE transcription_jobs
+   SET resolved_at = now(),
+       resolved_by = 'import-v1'
+ WHERE id = ANY(:ids)
+   AND status = 'failed'
+   AND id NOT IN (SELECT job_id FROM error_logs WHERE job_id = ANY(:ids) AND NOT resolved)
+""")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -158,6 +169,7 @@ class Importer:
                     self._insert(session, old, _ended(old))
                     _copy_result(session, old)
             _copy_errors(session, errors)
+            session.execute(RESOLVED, {"ids": [old["id"] for old in jobs]})
         self.counts.jobs += len(jobs)
         self.counts.results += sum(_has_result(old) for old in jobs)
         self.counts.errors += len(errors)
@@ -232,7 +244,7 @@ class Importer:
                 update(TranscriptionJob).where(TranscriptionJob.id == job_id).values(values)
             )
             lifecycle.redrive(
-                session, job_id, max_attempts=self.max_attempts, resolved_by="import-v1"
+                session, [job_id], Redrive(max_attempts=self.max_attempts, by="import-v1")
             )
 
     def _errors_of(self, jobs: Sequence[RowMapping]) -> Sequence[RowMapping]:

@@ -138,6 +138,35 @@ class Backoff:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Redrive:
+    """How failed jobs are sent round again; what is None stays as it was asked for."""
+
+    max_attempts: int
+    #: Who does it: the shown name of an API key, or ``cli``.
+    by: str | None = None
+    #: Another model or engine: what was transcribed so far is dropped.
+    model_name: str | None = None
+    engine_name: str | None = None
+    priority: str | None = None
+    #: What jobs of that model warn of.
+    model_warnings: Sequence[str] = ()
+
+    @property
+    def notes(self) -> str:
+        """What the errors before it are resolved with."""
+        changed = (
+            f"{name} {value}"
+            for name, value in (
+                ("model", self.model_name),
+                ("engine", self.engine_name),
+                ("priority", self.priority),
+            )
+            if value is not None
+        )
+        return ", ".join(("sent round again", *changed))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StillLease:
     """A lease whose heartbeat did not move: reaped if it still has not."""
 
@@ -508,31 +537,27 @@ def redispatch_all(session: Session) -> int:
     return len(session.execute(statements.REDISPATCH_ALL).all())
 
 
-def redrive(
-    session: Session,
-    job_id: uuid.UUID,
-    *,
-    max_attempts: int,
-    model_name: str | None = None,
-    resolved_by: str | None = None,
-) -> Lane | None:
-    """Send a failed job round again.
-
-    Args:
-        model_name: Another model: what was transcribed so far is dropped.
+def redrive(session: Session, job_ids: Iterable[uuid.UUID], how: Redrive) -> dict[uuid.UUID, Lane]:
+    """Send failed jobs round again.
 
     Returns:
-        The lane it waits in, or None when it has not failed or its upload is gone.
+        The lane that each waits in. What is missing has not failed, is in quarantine, or has no
+        upload any more.
     """
-    row = _first(
-        session,
+    rows = session.execute(
         statements.REDRIVE,
-        job_id=job_id,
-        max_attempts=max_attempts,
-        model_name=model_name,
-        resolved_by=resolved_by,
+        {
+            "ids": list(job_ids),
+            "max_attempts": how.max_attempts,
+            "by": how.by,
+            "notes": how.notes,
+            "model_name": how.model_name,
+            "model_warnings": list(how.model_warnings),
+            "engine_name": how.engine_name,
+            "priority": how.priority,
+        },
     )
-    return None if row is None else row.lane
+    return {row.id: row.lane for row in rows}
 
 
 def note_dead_letter(session: Session, job_id: uuid.UUID) -> Row[Any] | None:

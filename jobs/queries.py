@@ -1,4 +1,4 @@
-"""What is read about jobs: one, many, the dead letters, and how the queues are.
+"""What is read about jobs: one, many, and how the queues are.
 
 Nothing here writes. An ``owner_id`` is part of every query, never an afterthought: with one, other
 owners' jobs are not there; None means everybody's.
@@ -7,29 +7,19 @@ owners' jobs are not there; None means everybody's.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import (
-    ColumnElement,
-    Row,
-    Select,
-    exists,
-    func,
-    literal,
-    select,
-    text,
-    tuple_,
-)
+from sqlalchemy import ColumnElement, Row, Select, exists, func, select, text
 from sqlalchemy.orm import Session
 
-from errors import MediaError, UploadAltered, UploadMissing
+from jobs import dead_letters
+from jobs.dead_letters import INPUT_FAULTS, Wanted
+from jobs.paging import Place, after
 from models import (
-    ErrorLog,
     JobStatus,
-    Owner,
     PausedQueue,
     TranscriptionJob,
     TranscriptionResult,
@@ -47,26 +37,6 @@ LATE_SECONDS: Final = 60.0
 UNDETERMINED: Final = "und"
 
 
-def _codes(error: type[MediaError]) -> set[str]:
-    return {error.code}.union(*map(_codes, error.__subclasses__()))
-
-
-#: Reasons to fail that lie in what the client sent, so that no operator can mend them.
-INPUT_FAULTS: Final = frozenset(_codes(MediaError) - {UploadMissing.code, UploadAltered.code})
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a job stands in a list. Its id alone would not do: version 2's ids tell no age."""
-
-    created_at: datetime
-    id: uuid.UUID
-
-    @classmethod
-    def of(cls, job: TranscriptionJob) -> Place:
-        return cls(job.created_at, job.id)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobView:
     """A job and, when it is completed, what its result says in short."""
@@ -80,29 +50,6 @@ class JobView:
     queue_paused: bool = False
     #: Only read for a single job.
     text: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetter:
-    """A failed job with its attempts, oldest first."""
-
-    job: TranscriptionJob
-    owner_name: str
-    attempts: Sequence[ErrorLog]
-
-    @property
-    def resolved(self) -> bool:
-        return all(attempt.resolved for attempt in self.attempts)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetterFilter:
-    """Which failed jobs to look at."""
-
-    #: Those that somebody has dealt with too.
-    resolved: bool = False
-    #: Those whose input was at fault too.
-    permanent: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +117,7 @@ def page(
     """
     rows = session.execute(
         _views()
-        .where(*_of(owner_id), *_with(status), *_older_than(before))
+        .where(*_of(owner_id), *_with(status), *after(before, TranscriptionJob.created_at))
         .order_by(TranscriptionJob.created_at.desc(), TranscriptionJob.id.desc())
         .limit(limit)
     )
@@ -252,43 +199,6 @@ def partial_transcript(session: Session, job: TranscriptionJob) -> Transcript:
     )
 
 
-def dead_letters(
-    session: Session, wanted: DeadLetterFilter, *, before: Place | None, limit: int
-) -> list[DeadLetter]:
-    """List the dead letter queue, newest first."""
-    rows = session.execute(
-        select(TranscriptionJob, Owner.name)
-        .join(Owner)
-        .where(*_dead(wanted), *_older_than(before))
-        .order_by(TranscriptionJob.created_at.desc(), TranscriptionJob.id.desc())
-        .limit(limit)
-    ).all()
-    attempts = _attempts(session, [job.id for job, _ in rows])
-    return [
-        DeadLetter(job=job, owner_name=name, attempts=attempts.get(job.id, []))
-        for job, name in rows
-    ]
-
-
-def dead_letter(session: Session, job_id: uuid.UUID) -> DeadLetter | None:
-    """Look up one failed job, whatever its fault and whether or not it is resolved."""
-    row = session.execute(
-        select(TranscriptionJob, Owner.name)
-        .join(Owner)
-        .where(TranscriptionJob.id == job_id, TranscriptionJob.status == JobStatus.FAILED)
-    ).first()
-    if row is None:
-        return None
-    attempts = _attempts(session, [job_id]).get(job_id, [])
-    return DeadLetter(job=row.TranscriptionJob, owner_name=row.name, attempts=attempts)
-
-
-def count_dead_letters(session: Session, wanted: DeadLetterFilter) -> int:
-    return session.scalars(
-        select(func.count()).select_from(TranscriptionJob).where(*_dead(wanted))
-    ).one()
-
-
 _FIGURES = text("""
 -- What is going on, and what came of the last hour
 SELECT count(*) FILTER (WHERE status = 'pending') AS pending,
@@ -338,7 +248,7 @@ def figures(session: Session) -> Figures:
         oldest_processing_seconds=now.oldest_processing_seconds,
         ended_1h=hour.ended,
         failed_1h=hour.failed,
-        unresolved_errors=count_dead_letters(session, DeadLetterFilter()),
+        unresolved_errors=dead_letters.count(session, Wanted()),
     )
 
 
@@ -383,31 +293,3 @@ def _of(owner_id: uuid.UUID | None) -> list[ColumnElement[bool]]:
 
 def _with(status: JobStatus | None) -> list[ColumnElement[bool]]:
     return [] if status is None else [TranscriptionJob.status == status]
-
-
-def _older_than(place: Place | None) -> list[ColumnElement[bool]]:
-    if place is None:
-        return []
-    here = tuple_(TranscriptionJob.created_at, TranscriptionJob.id)
-    return [here < tuple_(literal(place.created_at), literal(place.id))]
-
-
-def _dead(wanted: DeadLetterFilter) -> list[ColumnElement[bool]]:
-    conditions = [TranscriptionJob.status == JobStatus.FAILED]
-    if not wanted.permanent:
-        conditions.append(TranscriptionJob.failure_reason.not_in(INPUT_FAULTS))
-    if not wanted.resolved:
-        unresolved = exists().where(
-            ErrorLog.job_id == TranscriptionJob.id, ErrorLog.resolved.is_(False)
-        )
-        conditions.append(unresolved)
-    return conditions
-
-
-def _attempts(session: Session, job_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, list[ErrorLog]]:
-    found: dict[uuid.UUID, list[ErrorLog]] = {}
-    for log in session.scalars(
-        select(ErrorLog).where(ErrorLog.job_id.in_(job_ids)).order_by(ErrorLog.created_at)
-    ):
-        found.setdefault(log.job_id, []).append(log)
-    return found

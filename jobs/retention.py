@@ -18,7 +18,8 @@ from jobs.uploads import UploadStore
 ORPHAN_SECONDS: Final = 3600.0
 BATCH: Final = 500
 
-#: Mark the uploads whose time is over. Rows that somebody holds, such as a redrive, are left.
+#: Mark the uploads whose time is over. Quarantined ones have all the time there is; rows that
+#: somebody holds, such as a redrive, are left.
 EXPIRE: Final = text("""
 UPDATE transcription_jobs
    SET upload_deleted_at = now()
@@ -26,6 +27,9 @@ UPDATE transcription_jobs
                 FROM transcription_jobs
                WHERE completed_at < now() - make_interval(secs => :older_than)
                  AND upload_deleted_at IS NULL
+                 AND quarantined_at IS NULL
+                 AND (released_at IS NULL
+                      OR released_at < now() - make_interval(secs => :older_than))
                ORDER BY completed_at
                LIMIT :limit
                  FOR UPDATE SKIP LOCKED)

@@ -486,14 +486,20 @@ UPDATE transcription_jobs
 RETURNING id
 """)
 
-#: An operator sends a failed job round again; another model starts from the beginning.
+#: An operator sends failed jobs round again; another model or engine starts from the beginning.
+#: Locked in one order, so that two operators at once wait for each other and do not lock up.
 REDRIVE: Final = text("""
 WITH chosen AS (
-    SELECT id, :model_name <> model_name AS other_model
+    SELECT id,
+           COALESCE(:model_name <> model_name, false) AS other_model,
+           COALESCE(:model_name <> model_name, false)
+               OR COALESCE(:engine_name <> engine_name, false) AS anew
       FROM transcription_jobs
-     WHERE id = :job_id
+     WHERE id = ANY(:ids)
        AND status = 'failed'
        AND upload_deleted_at IS NULL
+       AND quarantined_at IS NULL
+     ORDER BY id
        FOR UPDATE
 ), redriven AS (
     UPDATE transcription_jobs AS job
@@ -503,16 +509,24 @@ WITH chosen AS (
            completed_at = NULL,
            cancel_requested_at = NULL,
            dead_letter_noted_at = NULL,
+           resolved_at = NULL,
+           resolved_by = NULL,
+           resolution_notes = NULL,
            crash_count = 0,
            solo_crash_count = 0,
            put_off_count = 0,
+           preempt_count = 0,
            attempt = 0,
            max_attempts = :max_attempts,
            not_before = now(),
            dispatch_due_at = now(),
            dispatch_count = 0,
            model_name = COALESCE(:model_name, model_name),
-           progress = CASE WHEN chosen.other_model THEN 0 ELSE progress END
+           engine_name = COALESCE(:engine_name, engine_name),
+           priority = COALESCE(:priority, priority),
+           progress = CASE WHEN anew THEN 0 ELSE progress END,
+           fallbacks = CASE WHEN anew THEN '[]' ELSE fallbacks END,
+           warnings = CASE WHEN other_model THEN :model_warnings ELSE warnings END
       FROM chosen
      WHERE job.id = chosen.id
     RETURNING job.id, job.lane
@@ -520,19 +534,25 @@ WITH chosen AS (
     DELETE FROM transcription_windows
      USING chosen
      WHERE job_id = chosen.id
-       AND chosen.other_model
+       AND anew
 ), resolved AS (
     UPDATE error_logs
        SET resolved = true,
            resolved_at = now(),
-           resolved_by = :resolved_by,
-           resolution_notes = 'sent round again'
+           resolved_by = :by,
+           resolution_notes = :notes
       FROM chosen
      WHERE job_id = chosen.id
        AND NOT resolved
 )
 SELECT id, lane FROM redriven
-""").bindparams(bindparam("model_name", type_=Text))
+""").bindparams(
+    bindparam("ids", type_=ARRAY(UUID(as_uuid=True))),
+    bindparam("model_name", type_=Text),
+    bindparam("engine_name", type_=Text),
+    bindparam("priority", type_=Text),
+    bindparam("model_warnings", type_=JSONB),
+)
 
 #: The dead letter queue's task took note of a failed job.
 NOTE_DEAD_LETTER: Final = text("""

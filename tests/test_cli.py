@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine
 from sqlalchemy.orm import sessionmaker
 from uuid_utils.compat import uuid7
 
@@ -273,32 +273,7 @@ def test_a_final_job_cannot_be_cancelled(fail, make_job):
     assert (status, complaint) == (1, "error: The job has ended already.\n")
 
 
-def test_a_failed_job_can_be_sent_round_again(run, make_job, sessions):
-    job_id = make_job(failed=True)
-    run("jobs", "redrive", str(job_id), "--model", "turbo")
-    with sessions.begin() as session:
-        job = session.get(TranscriptionJob, job_id)
-
-    assert (job.status, job.model_name) == ("pending", "large-v3-turbo")
-
-
-def test_a_job_that_did_not_fail_is_not_sent_round(fail, make_job):
-    assert fail("jobs", "redrive", str(make_job()))[0] == 1
-
-
-def test_a_job_without_upload_is_not_sent_round(fail, make_job, sessions):
-    job_id = make_job(failed=True)
-    with sessions.begin() as session:
-        session.execute(text("UPDATE transcription_jobs SET upload_deleted_at = now()"))
-
-    assert "no longer kept" in fail("jobs", "redrive", str(job_id))[1]
-
-
-def test_a_model_that_is_not_there_is_refused(fail, make_job):
-    assert fail("jobs", "redrive", str(make_job(failed=True)), "--model", "gpt")[0] == 1
-
-
-@pytest.mark.parametrize("verb", ["show", "cancel", "redrive"])
+@pytest.mark.parametrize("verb", ["show", "cancel"])
 def test_a_job_that_is_not_there_is_refused(fail, verb):
     assert fail("jobs", verb, str(uuid.uuid4())) == (1, "error: There is no such job.\n")
 

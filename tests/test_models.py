@@ -3,7 +3,7 @@
 import re
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
 import pytest
@@ -11,9 +11,10 @@ from sqlalchemy import CheckConstraint, Engine, create_engine, event, text
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from jobs import lifecycle, queries, queues, retention, statements
-from jobs.lifecycle import Beat, Lane, Lease, StillLease
-from jobs.queries import Place
+from jobs import dead_letters, lifecycle, queries, queues, retention, statements
+from jobs.dead_letters import Wanted
+from jobs.lifecycle import Beat, Lane, Lease, Redrive, StillLease
+from jobs.paging import Place
 from local_servers import PostgresServer
 from maintenance import PROBER_BATCH, UNPROBED
 from models import (
@@ -34,7 +35,7 @@ OWNERS = 20
 JOB_TABLE = TranscriptionJob.__tablename__
 
 #: A service that has worked for a while and has a backlog: few rows are processing, newly failed,
-#: of unread length, or about to lose their upload.
+#: unresolved, of unread length, or about to lose their upload.
 SEED = f"""
 INSERT INTO owners (id, name)
 SELECT gen_random_uuid(), 'owner ' || n FROM generate_series(0, {OWNERS - 1}) AS n;
@@ -42,7 +43,7 @@ INSERT INTO {JOB_TABLE}
        (id, owner_id, status, priority, created_at, completed_at, not_before, engine_name,
         model_name, client_filename, upload_bytes, upload_sha256, upload_deleted_at,
         audio_seconds, probed_at, cancel_requested_at, max_attempts, worker_name,
-        failure_reason, dead_letter_noted_at)
+        failure_reason, dead_letter_noted_at, resolved_at)
 SELECT gen_random_uuid(), owners.id, status,
        CASE WHEN n % 10 = 0 THEN 'high' ELSE 'normal' END,
        at, ended_at, at, 'openai-whisper', 'demo', 'talk.wav', 10, '',
@@ -52,7 +53,8 @@ SELECT gen_random_uuid(), owners.id, status,
        3,
        CASE WHEN status = 'processing' THEN 'w1' END,
        CASE WHEN status = 'failed' THEN 'not_audio' END,
-       CASE WHEN status = 'failed' AND n % 1000 <> 98 THEN at END
+       CASE WHEN status = 'failed' AND n % 1000 <> 98 THEN at END,
+       CASE WHEN status = 'failed' AND n % 1000 NOT BETWEEN 96 AND 99 THEN at END
   FROM generate_series(1, {JOBS}) AS n
  CROSS JOIN LATERAL (SELECT now() - n * interval '1 minute' AS at,
                             CASE WHEN n <= 8 THEN 'processing'
@@ -104,6 +106,8 @@ def lease_of(job: TranscriptionJob) -> Lease:
 
 
 Query = Callable[[Session, uuid.UUID], object]
+#: Somewhere in a list.
+PLACE = Place(datetime.now(UTC) - timedelta(days=1), uuid7())
 
 
 def with_job(status: str, act: Callable[[Session, TranscriptionJob], object]) -> Query:
@@ -187,6 +191,45 @@ QUERIES: dict[str, tuple[str, Query]] = {
     "lost dead letters": (
         "unnoted",
         lambda session, _: lifecycle.unnoted_dead_letters(session, older_than_seconds=10, limit=20),
+    ),
+    "dead letter queue": (
+        "unresolved",
+        lambda session, _: dead_letters.jobs(session, Wanted(), before=PLACE, limit=50),
+    ),
+    "dead letters of a while": (
+        "unresolved",
+        lambda session, _: dead_letters.jobs(
+            session, Wanted(since=PLACE.at, until=PLACE.at), limit=50
+        ),
+    ),
+    "dead letters of one code": (
+        "unresolved",
+        lambda session, _: dead_letters.jobs(session, Wanted(code="poison"), limit=50),
+    ),
+    "how many dead letters": (
+        "unresolved",
+        lambda session, _: dead_letters.count(session, Wanted()),
+    ),
+    "dead letters with those dealt with": (
+        "failed",
+        lambda session, _: dead_letters.jobs(
+            session, Wanted(resolved=True, permanent=True), before=PLACE, limit=50
+        ),
+    ),
+    "quarantine": (
+        "quarantined",
+        lambda session, _: dead_letters.jobs(session, Wanted(quarantined=True), limit=50),
+    ),
+    "redrive": (
+        "pk",
+        with_job(
+            "failed",
+            lambda s, job: lifecycle.redrive(s, [job.id], Redrive(max_attempts=3)),
+        ),
+    ),
+    "resolving": (
+        "pk",
+        with_job("failed", lambda s, job: dead_letters.resolve(s, [job.id], by=None, notes=None)),
     ),
     "janitor's look": (
         "upload_kept",

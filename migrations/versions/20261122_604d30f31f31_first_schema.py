@@ -129,10 +129,17 @@ def upgrade() -> None:
     sa.Column('failure_reason', sa.Text(), nullable=True),
     sa.Column('error_code', sa.Text(), nullable=True),
     sa.Column('error_message', sa.Text(), nullable=True),
+    sa.Column('dead_letter_noted_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
+    sa.Column('resolved_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
+    sa.Column('resolved_by', sa.Text(), nullable=True),
+    sa.Column('resolution_notes', sa.Text(), nullable=True),
+    sa.Column('quarantined_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
+    sa.Column('quarantined_by', sa.Text(), nullable=True),
+    sa.Column('quarantine_notes', sa.Text(), nullable=True),
+    sa.Column('released_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
     sa.Column('lane', sa.Text(), sa.Computed("CASE WHEN attempt > 0 OR crash_count > 0 THEN 'retry' ELSE priority END", persisted=True), nullable=False),
     sa.Column('dispatch_due_at', postgresql.TIMESTAMP(timezone=True), server_default=sa.text('now()'), nullable=False),
     sa.Column('dispatch_count', sa.Integer(), server_default=sa.text('0'), nullable=False),
-    sa.Column('dead_letter_noted_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
     sa.Column('model_used', sa.Text(), nullable=True),
     sa.Column('degraded', sa.Boolean(), server_default=sa.text('false'), nullable=False),
     sa.Column('fallbacks', postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'[]'"), nullable=False),
@@ -140,6 +147,7 @@ def upgrade() -> None:
     sa.CheckConstraint("(status = 'failed') = (failure_reason IS NOT NULL)", name=op.f('ck_transcription_jobs_reason_when_failed')),
     sa.CheckConstraint("(status = 'processing') = (worker_name IS NOT NULL)", name=op.f('ck_transcription_jobs_lease_while_processing')),
     sa.CheckConstraint("(status IN ('completed', 'failed', 'cancelled')) = (completed_at IS NOT NULL)", name=op.f('ck_transcription_jobs_completed_at_when_final')),
+    sa.CheckConstraint("status = 'failed' OR (resolved_at IS NULL AND quarantined_at IS NULL)", name=op.f('ck_transcription_jobs_dead_letter_when_failed')),
     sa.CheckConstraint("priority IN ('high', 'normal')", name=op.f('ck_transcription_jobs_priority')),
     sa.CheckConstraint("status <> 'cancelled' OR cancel_requested_at IS NOT NULL", name=op.f('ck_transcription_jobs_cancel_was_asked')),
     sa.CheckConstraint("status IN ('pending', 'processing', 'completed', 'failed', 'cancelled')", name=op.f('ck_transcription_jobs_status')),
@@ -161,6 +169,9 @@ def upgrade() -> None:
     op.create_index('ix_transcription_jobs_age', 'transcription_jobs', [sa.literal_column('created_at DESC'), sa.literal_column('id DESC')], unique=False)
     op.create_index('ix_transcription_jobs_finished_upload', 'transcription_jobs', ['owner_id', 'upload_sha256'], unique=False, postgresql_where=sa.text("status = 'completed'"))
     op.create_index('ix_transcription_jobs_unnoted', 'transcription_jobs', ['completed_at'], unique=False, postgresql_where=sa.text("status = 'failed' AND dead_letter_noted_at IS NULL"))
+    op.create_index('ix_transcription_jobs_unresolved', 'transcription_jobs', [sa.literal_column('completed_at DESC'), sa.literal_column('id DESC')], unique=False, postgresql_include=['failure_reason'], postgresql_where=sa.text("status = 'failed' AND resolved_at IS NULL AND quarantined_at IS NULL"))
+    op.create_index('ix_transcription_jobs_failed', 'transcription_jobs', [sa.literal_column('completed_at DESC'), sa.literal_column('id DESC')], unique=False, postgresql_where=sa.text("status = 'failed'"))
+    op.create_index('ix_transcription_jobs_quarantined', 'transcription_jobs', [sa.literal_column('completed_at DESC'), sa.literal_column('id DESC')], unique=False, postgresql_where=sa.text('quarantined_at IS NOT NULL'))
     op.create_index('ix_transcription_jobs_upload_kept', 'transcription_jobs', ['completed_at'], unique=False, postgresql_where=sa.text('completed_at IS NOT NULL AND upload_deleted_at IS NULL'))
     op.create_table('error_logs',
     sa.Column('id', sa.UUID(), server_default=sa.text('gen_random_uuid()'), nullable=False),
@@ -219,6 +230,9 @@ def downgrade() -> None:
     op.drop_index('ix_error_logs_unresolved', table_name='error_logs', postgresql_where=sa.text('NOT resolved'))
     op.drop_index(op.f('ix_error_logs_job_id'), table_name='error_logs')
     op.drop_table('error_logs')
+    op.drop_index('ix_transcription_jobs_quarantined', table_name='transcription_jobs', postgresql_where=sa.text('quarantined_at IS NOT NULL'))
+    op.drop_index('ix_transcription_jobs_failed', table_name='transcription_jobs', postgresql_where=sa.text("status = 'failed'"))
+    op.drop_index('ix_transcription_jobs_unresolved', table_name='transcription_jobs', postgresql_where=sa.text("status = 'failed' AND resolved_at IS NULL AND quarantined_at IS NULL"))
     op.drop_index('ix_transcription_jobs_upload_kept', table_name='transcription_jobs', postgresql_where=sa.text('completed_at IS NOT NULL AND upload_deleted_at IS NULL'))
     op.drop_index('ix_transcription_jobs_finished_upload', table_name='transcription_jobs', postgresql_where=sa.text("status = 'completed'"))
     op.drop_index('ix_transcription_jobs_unnoted', table_name='transcription_jobs', postgresql_where=sa.text("status = 'failed' AND dead_letter_noted_at IS NULL"))

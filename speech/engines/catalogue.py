@@ -18,6 +18,8 @@ ENGINES = (OPENAI_WHISPER, FASTER_WHISPER)
 
 #: The model that we trained ourselves and ship: small enough to try the service with, offline.
 DEMO = "demo"
+#: Warning of a job whose model knows a few words only.
+DEMO_WARNING = "demo_model"
 
 #: Text tokens of the two vocabularies; after these come end of text, start of transcript, one
 #: token for each language, six more, and the timestamps.
@@ -71,6 +73,8 @@ class ModelSpec:
     #: Text that the model is less sure of is decoded once more. ``demo`` writes two timestamps for
     #: each word, and is never sure to the hundredth of a second.
     avg_logprob_limit: float = -1.0
+    #: Whether it was trained to translate. One that was not, asked to, writes down what was said.
+    translates: bool = True
     #: Whether the text so far helps with the next window. ``demo`` loses its place over it.
     takes_previous_text: bool = True
 
@@ -79,12 +83,23 @@ class ModelSpec:
         return not self.name.endswith(".en")
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """Codes of what to know about any transcript of it."""
+        return (DEMO_WARNING,) if self.name == DEMO else ()
+
+    @property
     def languages(self) -> tuple[str, ...]:
         """Codes of the languages that this model knows."""
         if not self.multilingual:
             return ("en",)
         known = tuple(LANGUAGES)
         return known if self.n_mels == _MANY_MELS else known[:-1]
+
+    def unfit_for(self, *, language: str | None, translate: bool) -> str | None:
+        """Tell by a code why this model cannot do a job that asks for this; None if it can."""
+        if language is not None and language not in self.languages:
+            return "unknown_language"
+        return "cannot_translate" if translate and not self.translates else None
 
     @property
     def first_timestamp_token(self) -> int:
@@ -201,6 +216,7 @@ _SPECS = (
     ),
     ModelSpec(
         name="large-v3-turbo",
+        translates=False,
         parameters=808_878_080,
         n_mels=_MANY_MELS,
         sha256="aff26ae408abcba5fbf8813c21e62b0941638c5f6eebfb145be0c9839262a19a",

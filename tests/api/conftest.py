@@ -181,10 +181,12 @@ class Jobs:
 
     def failed(self, owner: str = "alice", failure: Failure = FAILURE, **values: Any) -> uuid.UUID:
         job_id = self.submit(owner, **values)
-        lease = self.claim(job_id)
+        self.fail(self.claim(job_id), failure)
+        return job_id
+
+    def fail(self, lease: lifecycle.Lease, failure: Failure = FAILURE) -> None:
         with self.sessions.begin() as session:
             lifecycle.fail(session, lease, failure)
-        return job_id
 
     def exhausted(self, owner: str = "alice") -> uuid.UUID:
         """A job whose two attempts failed."""

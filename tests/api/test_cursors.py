@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 
 from api import cursors
 from errors import BadCursor
-from jobs.queries import Place
+from jobs.paging import Place
 
 
 def place():

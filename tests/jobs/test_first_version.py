@@ -138,6 +138,17 @@ def test_a_second_import_copies_nothing_twice(imported: Imported, run: Run) -> N
     assert run() == Imported(skipped=5, given_up=1)
 
 
+def test_failed_jobs_are_in_the_dead_letter_queue_while_an_error_of_theirs_is_unresolved(
+    imported: Imported, sessions: sessionmaker[Session]
+) -> None:
+    # "broken" had no error there: it is old news
+    resolved = {
+        name: job_of(sessions, name).resolved_at is not None for name in ("gone", "broken", "lost")
+    }
+
+    assert resolved == {"gone": False, "broken": True, "lost": False}
+
+
 # Files
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, event, func, select, text
@@ -15,8 +16,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from uuid_utils.compat import uuid7
 
 from errors import CancelRequested, LeaseLost
-from jobs import lifecycle
-from jobs.lifecycle import Backoff, Beat, Failure, Lease, StillLease
+from jobs import dead_letters, lifecycle
+from jobs.lifecycle import Backoff, Beat, Failure, Lease, Redrive, StillLease
 from models import (
     WISHES_VERSION,
     ErrorLog,
@@ -42,6 +43,7 @@ from tests.jobs.conftest import (
 Sessions = sessionmaker[Session]
 STATES = ("pending", "delayed", "processing", "cancelling", "completed", "failed", "cancelled")
 NOTHING = "nothing"
+AGAIN = Redrive(max_attempts=3)
 
 
 def lease_of(job: TranscriptionJob) -> Lease:
@@ -131,7 +133,7 @@ VERBS = {
         lambda s, j: lifecycle.dispatch(s, "normal", room=5, redispatch_seconds=60),
         {"pending": "pending"},
     ),
-    "redrive": Verb(lambda s, j: lifecycle.redrive(s, j.id, max_attempts=3), {"failed": "pending"}),
+    "redrive": Verb(lambda s, j: lifecycle.redrive(s, [j.id], AGAIN), {"failed": "pending"}),
     "note_dead_letter": Verb(
         lambda s, j: lifecycle.note_dead_letter(s, j.id), {"failed": "failed"}
     ),
@@ -619,27 +621,102 @@ def keep_window(sessions: Sessions, job_id: uuid.UUID) -> None:
         lifecycle.fail(session, lease, FAILURE)
 
 
-@pytest.mark.parametrize(("model_name", "kept"), [(None, 1), ("demo", 1), ("tiny", 0)])
-def test_a_redrive_keeps_the_windows_unless_the_model_changes(
-    model_name: str | None, kept: int, make_job: MakeJob, sessions: Sessions
+@pytest.mark.parametrize(
+    ("other", "kept"),
+    [
+        ({}, 1),
+        ({"priority": "high"}, 1),
+        ({"model_name": "demo"}, 1),
+        ({"model_name": "tiny"}, 0),
+        ({"engine_name": "openai-whisper"}, 1),
+        ({"engine_name": "faster-whisper"}, 0),
+    ],
+)
+def test_a_redrive_keeps_the_windows_unless_the_model_or_engine_changes(
+    other: dict[str, Any], kept: int, make_job: MakeJob, sessions: Sessions
 ) -> None:
     job = make_job()
     keep_window(sessions, job.id)
     with sessions.begin() as session:
-        lifecycle.redrive(session, job.id, max_attempts=3, model_name=model_name)
+        lifecycle.redrive(session, [job.id], replace(AGAIN, **other))
 
     with sessions() as session:
         assert len(session.scalars(select(TranscriptionWindow)).all()) == kept
     after = read(sessions, job.id)
-    assert (after.status, after.attempt, after.lane) == ("pending", 0, "normal")
+    assert (after.status, after.attempt, after.lane) == ("pending", 0, after.priority)
     assert after.progress == pytest.approx(0.5 * kept)
-    assert after.model_name == (model_name or "demo")
+    asked = {"model_name": "demo", "engine_name": "openai-whisper", "priority": "normal", **other}
+    assert {name: getattr(after, name) for name in asked} == asked
+
+
+@pytest.mark.parametrize(
+    ("other", "warnings"),
+    [
+        ({}, ["demo_model"]),
+        ({"engine_name": "faster-whisper"}, ["demo_model"]),
+        ({"model_name": "tiny", "model_warnings": ()}, []),
+        ({"model_name": "tiny", "model_warnings": ("w",)}, ["w"]),
+    ],
+)
+def test_a_redriven_job_warns_of_what_its_new_model_does(
+    other: dict[str, Any], warnings: list[str], make_job: MakeJob, sessions: Sessions
+) -> None:
+    job = make_job("failed", warnings=["demo_model"])
+    with sessions.begin() as session:
+        lifecycle.redrive(session, [job.id], replace(AGAIN, **other))
+
+    assert read(sessions, job.id).warnings == warnings
+
+
+def test_a_redriven_job_begins_anew_and_a_poisonous_one_alone(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    plain, poison = make_job("failed"), make_job("failed")
+    with sessions.begin() as session:
+        row = session.get_one(TranscriptionJob, poison.id)
+        row.failure_reason = "poison"
+        row.crash_count, row.solo_crash_count, row.preempt_count, row.put_off_count = 1, 2, 3, 4
+        row.resolved_at, row.resolved_by, row.resolution_notes = row.completed_at, "x", "y"
+    with sessions.begin() as session:
+        lifecycle.redrive(session, [plain.id, poison.id], replace(AGAIN, max_attempts=7))
+
+    assert not read(sessions, plain.id).isolate
+    after = read(sessions, poison.id)
+    assert after.isolate
+    counts = (after.crash_count, after.solo_crash_count, after.preempt_count, after.put_off_count)
+    assert (counts, after.max_attempts) == ((0, 0, 0, 0), 7)
+    assert (after.resolved_at, after.resolved_by, after.resolution_notes) == (None, None, None)
+
+
+def test_many_are_redriven_by_one_statement_and_only_those_that_may_be(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    good = [make_job("failed", priority=priority) for priority in ("high", "normal")]
+    aside, pending = make_job("failed"), make_job()
+    with sessions.begin() as session:
+        dead_letters.quarantine(session, aside.id, by=None)
+    with sessions.begin() as session:
+        lanes = lifecycle.redrive(session, [job.id for job in (*good, aside, pending)], AGAIN)
+
+    assert lanes == {good[0].id: "high", good[1].id: "normal"}
+
+
+def test_of_two_operators_one_redrives(make_job: MakeJob, sessions: Sessions) -> None:
+    ids = [make_job("failed").id for _ in range(20)]
+
+    def side() -> object:
+        with sessions.begin() as session:
+            return lifecycle.redrive(session, ids, AGAIN)
+
+    first, second = race(side, side)
+
+    assert sorted(map(len, (first, second))) == [0, 20]  # type: ignore[arg-type]
 
 
 def test_a_redrive_resolves_the_errors_before_it(make_job: MakeJob, sessions: Sessions) -> None:
     job = make_job("failed")
     with sessions.begin() as session:
-        lifecycle.redrive(session, job.id, max_attempts=3, resolved_by="stt_live_ab")
+        lifecycle.redrive(session, [job.id], replace(AGAIN, by="stt_live_ab"))
 
     with sessions() as session:
         log = session.scalars(select(ErrorLog)).one()
@@ -654,7 +731,7 @@ def test_a_job_whose_upload_is_gone_cannot_be_redriven(
         session.execute(text("UPDATE transcription_jobs SET upload_deleted_at = now()"))
 
     with sessions.begin() as session:
-        assert lifecycle.redrive(session, job.id, max_attempts=3) is None
+        assert lifecycle.redrive(session, [job.id], AGAIN) == {}
 
 
 def test_cancelling_takes_the_owner_into_account(make_job: MakeJob, sessions: Sessions) -> None:

@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from uuid_utils.compat import uuid7
 
 from errors import StorageUnavailable, UploadMissing
-from jobs import lifecycle, retention
+from jobs import dead_letters, lifecycle, retention
+from jobs.lifecycle import Redrive
 from jobs.retention import ORPHAN_SECONDS
 from jobs.uploads import UploadStore
 from models import TranscriptionJob
@@ -101,6 +102,36 @@ def test_the_upload_of_a_job_that_has_not_ended_is_kept_however_old(
     assert is_there(store, job.id)
 
 
+def test_the_upload_of_a_job_in_quarantine_is_kept_however_long(
+    make_job: MakeJob, sessions: Sessions, store: UploadStore
+) -> None:
+    job = make_job("failed")
+    put(store, job.id, age_seconds=2 * WEEK)
+    end_long_ago(sessions, job.id)
+    with sessions.begin() as session:
+        dead_letters.quarantine(session, job.id, by=None)
+
+    assert (purge(sessions, store), orphans(sessions, store)) == (0, set())
+    assert is_there(store, job.id)
+
+
+def test_the_upload_of_a_released_job_is_kept_as_if_it_had_just_ended(
+    make_job: MakeJob, sessions: Sessions, store: UploadStore
+) -> None:
+    job = make_job("failed")
+    put(store, job.id)
+    end_long_ago(sessions, job.id)
+    with sessions.begin() as session:
+        dead_letters.quarantine(session, job.id, by=None)
+        dead_letters.release(session, job.id)
+    at_once = purge(sessions, store)
+    with sessions.begin() as session:
+        session.get_one(TranscriptionJob, job.id).released_at = text("now() - interval '8 d'")  # type: ignore[assignment]
+    later = purge(sessions, store)
+
+    assert (at_once, later) == (0, 1)
+
+
 def test_an_upload_is_deleted_once(
     make_job: MakeJob, sessions: Sessions, store: UploadStore
 ) -> None:
@@ -130,7 +161,7 @@ def test_a_job_that_is_being_redriven_keeps_its_upload(
     put(store, job.id)
     end_long_ago(sessions, job.id)
     with sessions.begin() as session:
-        assert lifecycle.redrive(session, job.id, max_attempts=3) is not None
+        assert lifecycle.redrive(session, [job.id], Redrive(max_attempts=3))
         assert purge(sessions, store) == 0
 
     assert is_there(store, job.id)
@@ -142,7 +173,7 @@ def test_of_purge_and_redrive_one_wins_and_the_file_says_which(
 ) -> None:
     def redrive(job_id: uuid.UUID) -> bool:
         with sessions.begin() as session:
-            return lifecycle.redrive(session, job_id, max_attempts=3) is not None
+            return bool(lifecycle.redrive(session, [job_id], Redrive(max_attempts=3)))
 
     for _ in range(20):
         job = make_job("failed")
