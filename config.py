@@ -178,7 +178,7 @@ class Settings(BaseSettings):
 
     # Audio
     max_audio_hours: float = Field(6.0, gt=0, le=48, description="Longest audio, in hours")
-    decode_memory_mb: Megabytes = Field(2048, ge=256, description="Memory of one decoding process")
+    decode_memory_mb: Megabytes = Field(512, ge=256, description="Memory of one decoding process")
     decode_timeout_seconds: Pause = Field(
         1800.0, description="Longest time that decoding one file may take"
     )

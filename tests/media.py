@@ -87,13 +87,14 @@ def sound(
     seconds: float = 2.0,
     rate_hz: int = 16_000,
     layout: str = "mono",
+    tone_hz: int = 440,
     options: dict[str, str] | None = None,
 ) -> bytes:
     """A tone in one stream. ``options`` are the muxer's, such as ``{"movflags": "faststart"}``."""
 
     def fill(output: OutputContainer) -> None:
         stream = _add_audio(output, codec, rate_hz, layout)
-        _write_tone(output, stream, seconds)
+        _write_tone(output, stream, seconds, tone_hz)
 
     return _muxed(container, fill, options)
 
@@ -226,19 +227,21 @@ def _add_audio(output: OutputContainer, codec: str, rate_hz: int, layout: str) -
     return audio
 
 
-def _write_tone(output: OutputContainer, stream: AudioStream, seconds: float) -> None:
-    for frame in _tone_frames(stream, seconds):
+def _write_tone(
+    output: OutputContainer, stream: AudioStream, seconds: float, tone_hz: int = 440
+) -> None:
+    for frame in _tone_frames(stream, seconds, tone_hz):
         output.mux(stream.encode(frame))
     output.mux(stream.encode(None))
 
 
-def _tone_frames(stream: AudioStream, seconds: float) -> Iterator[av.AudioFrame]:
+def _tone_frames(stream: AudioStream, seconds: float, tone_hz: int) -> Iterator[av.AudioFrame]:
     """The tone in the encoder's own sample format and frame size."""
     rate_hz, layout = stream.rate, stream.layout.name
     stream.codec_context.open(strict=False)
     size = stream.codec_context.frame_size or _SAMPLES_PER_FRAME
     resampler = av.AudioResampler(stream.format, layout, rate_hz, frame_size=size)
-    pcm = tone(seconds, rate_hz=rate_hz, channels=stream.layout.nb_channels)
+    pcm = tone(seconds, rate_hz=rate_hz, channels=stream.layout.nb_channels, tone_hz=tone_hz)
     width = 2 * stream.layout.nb_channels
     for start in range(0, len(pcm), _SAMPLES_PER_FRAME * width):
         chunk = pcm[start : start + _SAMPLES_PER_FRAME * width]

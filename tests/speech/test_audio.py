@@ -13,9 +13,10 @@ import pytest
 import errors
 from speech import audio
 from speech.audio import DecodeLimits, decode, load_samples, probe
-from tests import media
+from tests import boxes, media
 
 LIMITS = DecodeLimits(timeout_seconds=30)
+TIGHT = DecodeLimits(timeout_seconds=30, max_memory_bytes=256 << 20)
 Upload = Callable[[bytes], Path]
 
 
@@ -180,6 +181,15 @@ def test_probe_takes_an_open_file_and_leaves_its_position(upload: Upload) -> Non
 
         assert probe(file, LIMITS).audio_seconds == 1.0
         assert file.tell() == 7
+
+
+def test_the_index_of_six_hours_fits_into_little_memory(upload: Upload) -> None:
+    seconds, rate_hz = 6 * 3_600, 48_000
+    data = boxes.mp4(
+        seconds * rate_hz // 1_024, timescale=rate_hz, duration=seconds * rate_hz, tracks=2
+    )
+
+    assert probe(upload(data), TIGHT).audio_seconds == seconds
 
 
 def test_a_length_reckoned_from_the_bit_rate_is_an_estimate(upload: Upload) -> None:

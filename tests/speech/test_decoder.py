@@ -100,6 +100,7 @@ def test_progress_is_told_in_seconds_of_audio(upload: Path, target: Path) -> Non
     assert told[-1] == 1_200.0
 
 
+@pytest.mark.security("media", "decoder that takes more time than it may")
 def test_it_ends_when_its_time_is_up(upload: Path, target: Path) -> None:
     limits = DecodeLimits(timeout_seconds=0.2, max_audio_seconds=1e6)
 
@@ -137,6 +138,7 @@ def test_the_worker_goes_on_after_its_death(upload: Path, target: Path) -> None:
     assert decode(upload, target, LIMITS).audio_seconds == 1.0
 
 
+@pytest.mark.security("media", "decoder that takes more memory than it may")
 def test_it_dies_of_too_much_memory_alone(upload: Path, target: Path) -> None:
     limits = DecodeLimits(timeout_seconds=30, max_memory_bytes=64 << 20)
 
