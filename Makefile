@@ -3,6 +3,7 @@
 #   make test          run every test but the next two kinds
 #   make test-chaos    break running processes in every way, and print what survives what
 #   make check         lint and type-check
+#   make chaos         break a running service at random (JOBS=300 SEED=1), and count what is lost
 #   make bench         measure, and print ratios
 #   make lock          choose the versions and digests of all packages anew, after requirements*.txt
 #   make test-compose  build the Compose stack, use it, take it down (needs Docker)
@@ -14,7 +15,7 @@ PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet
 # the locks are complete: nothing is installed that they do not name with its digest
 INSTALL = $(PIP) install --no-deps --require-hashes $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: run test test-chaos check bench test-compose lock clean
+.PHONY: run test test-chaos chaos check bench test-compose lock clean
 
 run: .venv/run
 	@exec .venv/bin/python serve.py
@@ -29,6 +30,9 @@ check: .venv/dev
 
 test-chaos: .venv/dev
 	.venv/bin/python -m pytest -m chaos tests/chaos -n 2 --dist worksteal $(ARGS)
+
+chaos: .venv/dev
+	.venv/bin/python -m soak --jobs $(or $(JOBS),300) --seed $(or $(SEED),1) $(ARGS)
 
 bench: .venv/dev
 	.venv/bin/python -m bench $(ARGS)

@@ -30,7 +30,7 @@ ROWS = (
     {"api", "attempts", "tasks", "maintenance", "reaper"},
     {"app", "cli", "commands", "migrations", "serve", "welcome", "worker"},  # entry points
     {"rig"},  # what tools and tests share
-    {"bench", "compose", "locks", "training"},  # tools beside the service
+    {"bench", "compose", "locks", "soak", "training"},  # tools beside the service
 )
 #: Modules that are one thing in two files.
 UNITS = {
@@ -191,7 +191,7 @@ def test_only_engines_load_engines() -> None:
 
 
 def test_nobody_else_calls_out() -> None:
-    served = {module for module in modules() if top(module) not in {"bench", "training"}}
+    served = {module for module in modules() if top(module) not in {"bench", "soak", "training"}}
     callers = {module for module in served if imports(module) & CLIENTS}
 
     assert {module for module in callers if not is_within(module, "outgoing")} == {*CALLERS}
