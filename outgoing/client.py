@@ -23,7 +23,7 @@ from outgoing.addresses import Address, AddressRule, Network
 from outgoing.deadlines import Deadline
 from outgoing.names import Names, Resolver, system_resolver
 from outgoing.urls import Target, parse
-from outgoing.wire import Wire, connect, secure
+from outgoing.wire import SecureWire, Wire, connect
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 REPLY_BYTES: Final = 64 * 1024
 #: Everything before a reply's body: its headers, and replies of the kind 100 before it.
 _HEADER_BYTES: Final = 64 * 1024
+#: Of TLS, before anything of HTTP: a chain of certificates, mostly.
+_HANDSHAKE_BYTES: Final = 128 * 1024
 #: All addresses of a name are judged, and so many tried.
 _TRIED_ADDRESSES: Final = 4
 _PLAIN_PORT: Final = 80
@@ -63,7 +65,7 @@ class Reply:
     headers: Mapping[str, str]
     #: The first 64 KiB.
     body: bytes
-    #: Whether that is all of it: it was longer, or came too slowly, or the connection broke.
+    #: Whether that is all of it; not where it was longer, came too slowly or broke off.
     whole: bool
 
 
@@ -76,7 +78,8 @@ class Download:
     headers: Mapping[str, str]
     #: Where in the file ``chunks`` begin: 0 unless the server goes on where it was asked to.
     start: int
-    #: Bytes of the whole file, where the server says so.
+    #: Bytes of the whole file, where the server says so. Over plain HTTP nobody can tell otherwise
+    #: whether it came whole, unless it came in chunks.
     size: int | None
     #: The bytes; raises OutgoingFailed where they break off or are too many.
     chunks: Iterator[bytes]
@@ -178,26 +181,27 @@ class Outgoing:
         """Send a request and receive the headers of its reply, over a connection of its own."""
         target = self._target(url)
         request = _request(method, target, headers, body)
+        headers_by = deadline.sooner(self._limits.headers_seconds)
         with _translated():
-            wire = self._dial(target, deadline)
+            wire = self._dial(target, deadline.sooner(self._limits.connect_seconds))
         try:
             with _translated():
-                connection = httpcore2.HTTP11Connection(request.url.origin, wire)
+                stream = self._secured(wire, target)
+                wire.deadline, wire.room = headers_by, _HEADER_BYTES
+                connection = httpcore2.HTTP11Connection(request.url.origin, stream)
                 response = connection.handle_request(request)
-            wire.deadline = deadline
-            wire.idle_seconds = self._limits.idle_seconds
+            wire.deadline, wire.idle_seconds = deadline, self._limits.idle_seconds
             yield wire, response
         finally:
             wire.close()
 
     def _dial(self, target: Target, deadline: Deadline) -> Wire:
-        soon = deadline.sooner(self._limits.connect_seconds)
-        headers_by = deadline.sooner(self._limits.headers_seconds)
-        addresses = self._addresses(target, soon)
-        sock = connect(addresses[:_TRIED_ADDRESSES], target.port, soon)
-        if target.scheme == "https":
-            sock = secure(sock, target.host, self._tls, soon)
-        return Wire(sock, headers_by, _HEADER_BYTES)
+        addresses = self._addresses(target, deadline)
+        sock = connect(addresses[:_TRIED_ADDRESSES], target.port, deadline)
+        return Wire(sock, deadline, _HANDSHAKE_BYTES)
+
+    def _secured(self, wire: Wire, target: Target) -> httpcore2.NetworkStream:
+        return SecureWire(wire, target.host, self._tls) if target.scheme == "https" else wire
 
     def _target(self, url: str) -> Target:
         return parse(url, allow_http=self._allow_http, ports=self._ports)
@@ -295,10 +299,10 @@ def _translated() -> Iterator[None]:
     except ssl.SSLCertVerificationError as error:
         message = "The other server's certificate is not trusted, or not for that name."
         raise OutgoingFailed(message, reason="tls") from error
+    except ssl.SSLEOFError as error:
+        raise OutgoingFailed("The connection broke.", reason="connection") from error
     except ssl.SSLError as error:
-        raise OutgoingFailed(
-            "The other server speaks no TLS that is safe.", reason="tls"
-        ) from error
+        raise OutgoingFailed("The other server speaks no safe TLS.", reason="tls") from error
     except (OSError, httpcore2.NetworkError) as error:
         raise OutgoingFailed("The connection broke.", reason="connection") from error
     except httpcore2.ProtocolError as error:

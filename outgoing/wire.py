@@ -1,15 +1,17 @@
 """One connection, to an address and never to a name, that ends in time and reads what it may.
 
-The limits hold below TLS's plain text and below HTTP, where nothing that a server sends can get
-round them: neither many replies before the reply, nor headers without end, nor one byte a second.
+The limits hold below TLS and HTTP, where nothing that a server sends can get round them: neither
+TLS's own messages, nor replies before the reply, nor headers without end, nor one byte a second.
 """
 
 from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from ipaddress import IPv6Address
+from typing import Final, TypeVar
 
 import httpcore2
 
@@ -17,9 +19,15 @@ from errors import OutgoingFailed, ReplyTooLarge
 from outgoing.addresses import Address
 from outgoing.deadlines import Deadline
 
+#: Taken from the network, or put into TLS, at once: the most that is done between two looks at the
+#: clock.
+_PIECE_BYTES: Final = 16 * 1024
+
+T = TypeVar("T")
+
 
 class Wire(httpcore2.NetworkStream):
-    """What HTTP is read from and written to."""
+    """A connection as it is."""
 
     def __init__(self, sock: socket.socket, deadline: Deadline, room: int) -> None:
         self._socket = sock
@@ -54,6 +62,52 @@ class Wire(httpcore2.NetworkStream):
         self._socket.close()
 
 
+class SecureWire(httpcore2.NetworkStream):
+    """TLS over a wire, with a certificate that must be the host's.
+
+    An ``SSLSocket`` would read for itself, as long as it is sent messages of TLS's own.
+    """
+
+    def __init__(self, wire: Wire, host: str, context: ssl.SSLContext) -> None:
+        self._wire = wire
+        self._received = ssl.MemoryBIO()
+        self._to_send = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._received, self._to_send, server_hostname=host)
+        self._do(self._tls.do_handshake)
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._do(partial(self._tls.read, max_bytes))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        rest = memoryview(buffer)
+        while rest:
+            rest = rest[self._do(partial(self._tls.write, rest[:_PIECE_BYTES])) :]
+
+    def close(self) -> None:
+        self._wire.close()
+
+    def _do(self, step: Callable[[], T]) -> T:
+        """Take a step of TLS, with as much from the network as it needs."""
+        while True:
+            try:
+                result = step()
+            except ssl.SSLWantReadError:
+                self._flush()
+                self._receive()
+            else:
+                self._flush()
+                return result
+
+    def _flush(self) -> None:
+        self._wire.write(self._to_send.read())
+
+    def _receive(self) -> None:
+        if data := self._wire.read(_PIECE_BYTES):
+            self._received.write(data)
+        else:
+            self._received.write_eof()
+
+
 def connect(addresses: Sequence[Address], port: int, deadline: Deadline) -> socket.socket:
     """Connect to the first that answers, each with an equal share of what time is left.
 
@@ -79,19 +133,3 @@ def _connect(address: Address, port: int, seconds: float) -> socket.socket:
         sock.close()
         raise
     return sock
-
-
-def secure(
-    sock: socket.socket, host: str, context: ssl.SSLContext, deadline: Deadline
-) -> socket.socket:
-    """Put TLS over a connection, with a certificate that must be the host's.
-
-    Raises:
-        OSError: The other side has none, or speaks no TLS.
-    """
-    try:
-        sock.settimeout(deadline.left())
-        return context.wrap_socket(sock, server_hostname=host)
-    except OSError:
-        sock.close()
-        raise

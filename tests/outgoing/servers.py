@@ -18,6 +18,8 @@ from outgoing import Limits, Outgoing, Reply
 Answer = Callable[["Caller"], None]
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1"))
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+#: For calls that are to end by themselves, however busy this machine is.
+PATIENT = Limits(60, 60, 60, 60)
 #: For calls that are to run out of time.
 SHORT = Limits(connect_seconds=0.5, headers_seconds=0.5, idle_seconds=0.5, total_seconds=0.5)
 #: For calls that are to run out of time after their headers came, however busy this machine is.
@@ -62,6 +64,10 @@ class Caller:
     def hang(self) -> None:
         """Say nothing, and hear nothing."""
         self._stopping.wait(300)
+
+    def detach(self) -> socket.socket:
+        """The connection itself, for whoever closes it."""
+        return self._socket
 
     def reset(self) -> None:
         """Break the connection off."""
@@ -163,6 +169,7 @@ def client_of(server: Server, **options: object) -> Outgoing:
         "allow_http": True,
         "ports": {server.port},
         "resolver": named,
+        "limits": PATIENT,
         **options,
     }
     return Outgoing(**given)  # type: ignore[arg-type]  # a test says what differs

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import ssl
 from collections.abc import Callable, Collection
 from ipaddress import ip_network
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from errors import AddressRefused, OutgoingFailed, ReplyRefused, ReplyTooLarge, ServiceError
-from outgoing import Outgoing, Reply
+from outgoing import Limits, Outgoing, Reply
 from retries import Course, policy_of
 from tests.outgoing.servers import (
     LOOPBACK,
@@ -171,11 +172,14 @@ CALLS: list[Callable[[Outgoing, str], object]] = [Outgoing.check, post, download
 @pytest.mark.parametrize("call", CALLS, ids=["check", "post", "stream"])
 @pytest.mark.parametrize("url", REFUSED)
 def test_what_may_not_be_called_is_not(
-    url: str, call: Callable[[Outgoing, str], object], serve: Serve
+    url: str, call: Callable[[Outgoing, str], object], serve: Serve, trusting: ssl.SSLContext
 ) -> None:
     server = serve(OK)
     client = Outgoing(
-        allow_http=True, ports={server.port}, resolver=lambda host, /: HOSTILE_NAMES[host]
+        allow_http=True,
+        ports={server.port},
+        resolver=lambda host, /: HOSTILE_NAMES[host],
+        tls=trusting,
     )
     with pytest.raises(AddressRefused) as caught:
         call(client, url.format(port=server.port))
@@ -337,6 +341,14 @@ def test_no_cookie_is_kept(serve: Serve) -> None:
 
 
 # Reaching a host
+
+
+def test_who_says_nothing_else_waits_for_seconds() -> None:
+    limits = Limits()
+
+    assert limits == Limits(
+        connect_seconds=5, headers_seconds=15, idle_seconds=15, total_seconds=15
+    )
 
 
 def test_where_one_address_is_dead_the_next_is_tried(serve: Serve) -> None:

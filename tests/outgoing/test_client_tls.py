@@ -1,12 +1,14 @@
 """Whose certificate is trusted."""
 
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trustme
 
-from errors import OutgoingFailed
+from errors import OutgoingFailed, ReplyTooLarge
+from outgoing.client import REPLY_BYTES
 from tests.outgoing.servers import (
     OK,
     SHORT,
@@ -15,6 +17,7 @@ from tests.outgoing.servers import (
     Server,
     client_of,
     client_of_tls,
+    download,
     fields,
     post,
     reason,
@@ -115,6 +118,61 @@ def test_a_handshake_that_does_not_end_is_given_up(
         post(client_of_tls(server, trusting, limits=SHORT), https(server))
 
     assert reason(caught) == "timeout"
+
+
+def test_messages_of_tls_itself_have_an_end(
+    serve: Serve, authority: trustme.CA, trusting: ssl.SSLContext
+) -> None:
+    context = server_tls(authority.issue_cert("receiver.test"))
+    context.num_tickets = 10_000  # megabytes, all before the reply
+    server = serve(OK, tls=context)
+    with pytest.raises(ReplyTooLarge):
+        post(client_of_tls(server, trusting), https(server))
+
+
+def file_without_length(context: ssl.SSLContext, *, farewell: bool) -> Callable[[Caller], None]:
+    def answer(caller: Caller) -> None:
+        with context.wrap_socket(caller.detach(), server_side=True) as sock:
+            sock.recv(65536)
+            sock.sendall(b"HTTP/1.1 200 OK\r\n\r\nhi")
+            if farewell:
+                sock.unwrap()
+
+    return answer
+
+
+def test_a_file_without_a_length_ends_with_tls(
+    accept: Serve, authority: trustme.CA, trusting: ssl.SSLContext
+) -> None:
+    context = server_tls(authority.issue_cert("receiver.test"))
+    server = accept(file_without_length(context, farewell=True))
+
+    assert download(client_of_tls(server, trusting), https(server)) == b"hi"
+
+
+def test_a_file_without_a_length_does_not_end_where_somebody_cut_it(
+    accept: Serve, authority: trustme.CA, trusting: ssl.SSLContext
+) -> None:
+    context = server_tls(authority.issue_cert("receiver.test"))
+    server = accept(file_without_length(context, farewell=False))
+    with pytest.raises(OutgoingFailed) as caught:
+        download(client_of_tls(server, trusting), https(server))
+
+    assert reason(caught) == "connection"
+
+
+def test_much_is_sent_and_received(
+    serve: Serve, authority: trustme.CA, trusting: ssl.SSLContext
+) -> None:
+    file = bytes(range(256)) * 4096
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(file)}\r\n\r\n".encode()
+    server = serve(head + file, tls=server_tls(authority.issue_cert("receiver.test")))
+    client = client_of_tls(server, trusting)
+    with client.stream(https(server), max_bytes=len(file)) as found:
+        assert b"".join(found.chunks) == file
+    assert client.post(https(server), file, {}).body == file[:REPLY_BYTES]
+
+    assert server.requests[1].endswith(b"\r\n\r\n" + file)
 
 
 def test_a_connection_that_breaks_is_told_apart(accept: Serve, trusting: ssl.SSLContext) -> None:
