@@ -61,6 +61,9 @@ class Caller:
         while not self._stopping.wait(pause_seconds):
             self.send(data)
 
+    def pause(self, seconds: float) -> None:
+        self._stopping.wait(seconds)
+
     def hang(self) -> None:
         """Say nothing, and hear nothing."""
         self._stopping.wait(300)

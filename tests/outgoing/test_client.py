@@ -188,6 +188,51 @@ def test_what_may_not_be_called_is_not(
     assert server.hits() == 0
 
 
+@pytest.mark.parametrize("call", CALLS, ids=["check", "post", "stream"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://2130706433:{port}/",
+        "http://0x7f.1:{port}/",
+        "http://0177.0.0.1:{port}/",
+        "http://127.1:{port}/",
+        "http://１２７.0.0.1:{port}/",
+        "http://[::ffff:127.0.0.1]:{port}/",
+        "http://[64:ff9b::7f00:1]:{port}/",
+        "http://[::1%25lo]:{port}/",
+        "http://user@127.0.0.1:{port}/",
+        "http://public.test\\@127.0.0.1:{port}/",
+        "http://127.0.0.1:{port}\\@public.test/",
+        "http://127.0.0.1:{port}/\r\nX-Evil: 1",
+        "http://127.0.0.1:{port}/ HTTP/1.1",
+        "http://127.0.0.1:0{port}0/",
+        "gopher://127.0.0.1:{port}/",
+        "ftp://127.0.0.1:{port}/",
+        "unix://127.0.0.1:{port}/",
+        "127.0.0.1:{port}",
+    ],
+)
+def test_of_a_listed_machine_nothing_is_called_in_another_form(
+    url: str, call: Callable[[Outgoing, str], object], serve: Serve, trusting: ssl.SSLContext
+) -> None:
+    server = serve(OK)
+    with pytest.raises(AddressRefused):
+        call(client_of(server, tls=trusting), url.format(port=server.port))
+
+    assert server.hits() == 0
+
+
+@pytest.mark.parametrize("call", CALLS, ids=["check", "post", "stream"])
+def test_of_a_listed_machine_no_other_port_is_called(
+    call: Callable[[Outgoing, str], object], serve: Serve
+) -> None:
+    server = serve(OK)
+    with pytest.raises(AddressRefused, match="port must be"):
+        call(client_of(server, ports={443}), url_of(server))
+
+    assert server.hits() == 0
+
+
 @pytest.mark.parametrize("host", ["localhost", "ip6-localhost", "127.0.0.1", "[::1]"])
 def test_this_machine_is_refused_by_whatever_name_it_goes(host: str, serve: Serve) -> None:
     server = serve(OK)

@@ -219,6 +219,18 @@ def test_a_file_that_comes_too_slowly_is_given_up(
     assert caught.value.data == {"reason": "timeout"}
 
 
+def test_a_file_may_take_longer_than_its_headers(serve: Serve) -> None:
+    def answer(caller: Caller) -> None:
+        caller.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n")
+        caller.pause(3.5)
+        caller.send(FILE)
+
+    server = serve(answer)
+    limits = Limits(headers_seconds=3, idle_seconds=60, total_seconds=60)
+    with client_of(server, limits=limits).stream(url_of(server), max_bytes=10) as found:
+        assert b"".join(found.chunks) == FILE
+
+
 def test_a_fault_of_whoever_reads_stays_what_it_is(serve: Serve) -> None:
     server = serve(file_reply())
     client = client_of(server)

@@ -58,6 +58,18 @@ def test_chunks_without_end_are_cut(chunk: bytes, serve: Serve) -> None:
     assert len(reply.body) <= REPLY_BYTES
 
 
+def test_what_chunks_are_wrapped_in_counts_as_well(serve: Serve) -> None:
+    def answer(caller: Caller) -> None:
+        caller.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        caller.send_for_ever(b"1;" + b"y" * 10_000 + b"\r\nx\r\n")
+
+    server = serve(answer)
+    reply = post(client_of(server), url_of(server))
+
+    assert (reply.status, reply.whole) == (200, False)
+    assert len(reply.body) < 100
+
+
 def test_a_status_counts_though_its_body_comes_a_byte_at_a_time(serve: Serve) -> None:
     def answer(caller: Caller) -> None:
         caller.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")

@@ -1,6 +1,11 @@
 """How a URL is read."""
 
+from urllib.parse import urlsplit
+
+import httpx2
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from errors import AddressRefused
 from outgoing.urls import Target, parse
@@ -165,6 +170,35 @@ REFUSED = [
 def test_what_can_be_read_in_two_ways_is_refused(url: str) -> None:
     with pytest.raises(AddressRefused):
         read(url)
+
+
+#: What readers of URLs are known to differ about, and what else it takes to write one.
+PIECES = [
+    "https://", "http://", "//", "/", ":", "@", "#", "?", "\\", "%", "%00", "%2f", "[", "]", ".",
+    "..", ",", ";", "*", "-", "_", "&", "=", "\t", "\n", " ", "\0", "a", "Z", "example.com",
+    "127.0.0.1", "::1", "[::1]", "0x7f", "0177", "1", "443", "8443", "22", "xn--", "ß", "。", "①",
+    "\u00ad", "\u202e", "é",
+]  # fmt: skip
+STARTS = ["https://", "HTTP://", "https://example.com", "https://a.example:443/", "http://[::1]"]
+
+
+@settings(max_examples=1000)
+@example("https://", ["example.com"])
+@example("https://", ["[::1]", ":", "8443", "/", "a", "?", "#"])
+@given(st.sampled_from(STARTS), st.lists(st.sampled_from(PIECES), max_size=6))
+def test_whoever_reads_the_one_form_finds_the_same_host(start: str, rest: list[str]) -> None:
+    try:
+        target = read(start + "".join(rest))
+    except AddressRefused:
+        return
+    once, twice = urlsplit(str(target)), httpx2.URL(str(target))
+
+    found = (target.scheme, target.host, target.port)
+    port = {"https": 443, "http": 80}[target.scheme]
+    assert (once.scheme, once.hostname, once.port or port) == found
+    assert (twice.scheme, twice.raw_host.decode(), twice.port or port) == found
+    assert (once.username, once.password, twice.userinfo) == (None, None, b"")
+    assert str(read(str(target))) == str(target)
 
 
 def test_plain_http_is_refused_unless_it_is_asked_for() -> None:
