@@ -1,12 +1,17 @@
-"""``python -m bench [submit] [overhead] [memory]``: all of them, unless some are named."""
+"""``python -m bench [submit] [overhead] [leases] [memory]``: all of them, unless some are named."""
 
 from __future__ import annotations
 
 import sys
 
-from bench import memory, overhead, submit
+from bench import leases, memory, overhead, submit
 
-BENCHES = {"submit": submit.main, "overhead": overhead.main, "memory": memory.main}
+BENCHES = {
+    "submit": submit.main,
+    "overhead": overhead.main,
+    "leases": leases.main,
+    "memory": memory.main,
+}
 
 
 def main(names: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import statistics
 import time
 import uuid
@@ -24,6 +25,7 @@ JOBS = 200
 ROUNDS = 5
 CONCURRENCY = 4
 MAX_RATIO = 3.0
+UPLOAD = b"x"
 
 
 class Bench:
@@ -46,7 +48,7 @@ class Bench:
         ids = [uuid7() for _ in range(count)]
         for job_id in ids:
             with self.uploads.writer(job_id) as writer:
-                writer.write(b"x")
+                writer.write(UPLOAD)
                 writer.finish()
         with self.sessions.begin() as session:
             for job_id in ids:
@@ -61,7 +63,7 @@ class Bench:
             model_name="demo",
             client_filename="a.wav",
             upload_bytes=1,
-            upload_sha256=bytes(32),
+            upload_sha256=hashlib.sha256(UPLOAD).digest(),
             max_attempts=1,
         )
         lifecycle.submit(session, job)

@@ -27,6 +27,7 @@ class Service:
     settings: Settings
     environment: dict[str, str]
     port: int
+    postgres: PostgresServer
     started: list[Process] = field(default_factory=list)
 
     def start(self, *arguments: str, **variables: str) -> Process:
@@ -85,7 +86,7 @@ def service() -> Iterator[Service]:
         alembic = AlembicConfig(PROJECT_DIR / "alembic.ini")
         alembic.attributes["settings"] = settings
         command.upgrade(alembic, "head")
-        found = Service(folder, settings, environment, port)
+        found = Service(folder, settings, environment, port, postgres)
         try:
             yield found
         finally:
