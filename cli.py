@@ -1,7 +1,7 @@
 """The command line: make keys, look at jobs, work through those that failed, pause queues.
 
-Each command is one function, each noun one module of ``commands``. It speaks to PostgreSQL alone:
-what it changes, the dispatcher and the workers see by themselves.
+Each command is one function, each noun one module of ``commands``. But for ``doctor`` it speaks to
+PostgreSQL alone: what it changes, the dispatcher and the workers see by themselves.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final, NoReturn
 
 import typer
 
-from commands import dead_letters, first_version, jobs, keys, models, queues
+from commands import dead_letters, doctor, first_version, jobs, keys, models, queues
 from database import explained
 from errors import ServiceError, SettingsError
 from telemetry import configure_logging
@@ -31,6 +31,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(dead_letters.app, name="errors")
 app.add_typer(queues.app, name="queues")
 app.add_typer(models.app, name="models")
+app.command("doctor")(doctor.doctor)
 app.command("import-v1")(first_version.import_first_version)
 
 

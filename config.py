@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 VERSION: Final = "3.0.0"
 PROJECT_DIR = Path(__file__).resolve().parent
 ENV_FILE = PROJECT_DIR / ".env"
-#: Where ``make run`` notes the URLs of the servers that it started, in STATE_DIR, while they run.
+#: Where ``make run`` notes the servers and the model that it chose, in STATE_DIR, while it runs.
 SERVERS_FILE: Final = "servers.json"
 #: Shortest key that API_KEYS may hold; below this a key can be guessed.
 MIN_API_KEY_CHARS = 16
@@ -424,21 +424,26 @@ class Settings(BaseSettings):
             raise SettingsError(f"SECRETS_DIR={folder}: {_why(error.__cause__)}") from error
 
     def with_running_servers(self) -> Self:
-        """Fill in the servers that ``make run`` started on STATE_DIR, where no others are set.
+        """Fill in the servers and the model that ``make run`` chose, where no others are set.
 
         Raises:
             SettingsError: What it noted of them cannot be read.
         """
         file = self.state_dir / SERVERS_FILE
         try:
-            urls: dict[str, str] = json.loads(file.read_text("utf-8"))
+            chosen: dict[str, str] = json.loads(file.read_text("utf-8"))
         except FileNotFoundError:
             return self
         except (OSError, ValueError) as error:
             raise SettingsError(f"{file}: {_why(error)}") from error
-        known = {name.lower(): SecretStr(url) for name, url in urls.items()}
+        known = {
+            name.lower(): SecretStr(value) if name.endswith("_URL") else value
+            for name, value in chosen.items()
+        }
         return self.model_copy(
-            update={name: url for name, url in known.items() if getattr(self, name) is None}
+            update={
+                name: value for name, value in known.items() if name not in self.model_fields_set
+            }
         )
 
     def secrets(self) -> Iterator[str]:

@@ -212,14 +212,14 @@ def own_servers(settings: Settings) -> dict[str, LocalServer]:
     return servers
 
 
-def note_servers(settings: Settings, found: Mapping[str, str]) -> None:
-    """Leave word of the servers for ``cli.py``, as long as they run.
+def note_choices(settings: Settings, found: Mapping[str, str]) -> None:
+    """Leave word of the servers and the model for ``cli.py``, as long as this runs.
 
     Raises:
         SettingsError: It cannot be written.
     """
-    if found:
-        first_keys.write_secret(settings.state_dir / SERVERS_FILE, json.dumps(found))
+    chosen = {**found, "WHISPER_MODEL_SIZE": model_of(settings)}
+    first_keys.write_secret(settings.state_dir / SERVERS_FILE, json.dumps(chosen))
 
 
 def forget(settings: Settings) -> None:
@@ -318,7 +318,7 @@ def serve(settings: Settings, stop: Interrupts) -> None:
             found[variable] = server.start()
             stack.callback(server.stop)
         stack.callback(forget, settings)
-        note_servers(settings, found)
+        note_choices(settings, found)
         migrate(settings, found)
         environment = environment_of(settings, found)
         running: list[Supervised] = []

@@ -283,6 +283,15 @@ def test_the_servers_of_make_run_are_where_no_others_are_set(read: Read, tmp_pat
     assert settings.require_broker_url() == "redis://mine"
 
 
+def test_the_model_of_make_run_is_the_one_where_no_other_is_set(read: Read, tmp_path: Path) -> None:
+    chosen = {"WHISPER_MODEL_SIZE": "demo"}
+    (tmp_path / SERVERS_FILE).write_text(json.dumps(chosen), "utf-8")
+    found = read(STATE_DIR=str(tmp_path)).with_running_servers()
+    mine = read(STATE_DIR=str(tmp_path), WHISPER_MODEL_SIZE="tiny").with_running_servers()
+
+    assert (found.whisper_model_size, mine.whisper_model_size) == ("demo", "tiny")
+
+
 def test_without_make_run_no_servers_are_filled_in(read: Read, tmp_path: Path) -> None:
     settings = read(STATE_DIR=str(tmp_path))
 

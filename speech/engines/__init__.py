@@ -26,6 +26,7 @@ __all__ = [
     "ModelStore",
     "convert_checkpoint",
     "fetch",
+    "find",
     "hardware",
     "load",
 ]
@@ -96,6 +97,22 @@ def fetch(key: ModelKey, store: ModelStore, *, progress: Progress = ignore) -> P
     from speech.engines.converted import fetch as fetch_converted
 
     return fetch_converted(spec, store, progress=progress)
+
+
+def find(key: ModelKey, store: ModelStore) -> Path | None:
+    """Where a model's files are, whole; None when they would have to be fetched.
+
+    Raises:
+        UnknownModel: there is no such model.
+    """
+    spec = resolve(key.model)
+    checkpoint = store.checkpoint_path(spec) if store.has_checkpoint(spec) else None
+    if key.engine != FASTER_WHISPER:
+        return checkpoint
+    from speech.engines.converted import find as find_converted
+
+    # a checkpoint is converted by whoever loads it
+    return find_converted(spec, store) or checkpoint
 
 
 def load(

@@ -31,8 +31,7 @@ def fetch(spec: ModelSpec, store: ModelStore, *, progress: Progress) -> Path:
     What is here wins over what could be downloaded: a folder that the operator put in the cache,
     the hub's cache, openai-whisper's checkpoint.
     """
-    here = store.placed(spec) or _cached(spec, store)
-    if here is not None:
+    if (here := find(spec, store)) is not None:
         return here
     mirrored = store.base_url is not None and store.hub_endpoint is None
     if spec.hub_repository is None or mirrored or store.has_checkpoint(spec):
@@ -41,6 +40,11 @@ def fetch(spec: ModelSpec, store: ModelStore, *, progress: Progress) -> Path:
         raise _unavailable(spec, store, "downloads are switched off")
     with store.locked(f"faster-whisper-{spec.name}", progress):
         return _download(spec, spec.hub_repository, store, logged(progress, spec.name))
+
+
+def find(spec: ModelSpec, store: ModelStore) -> Path | None:
+    """Look for a folder that is ready to be loaded; neither fetches nor converts."""
+    return store.placed(spec) or _cached(spec, store)
 
 
 def _convert(checkpoint: Path, folder: Path) -> None:
