@@ -172,7 +172,7 @@ def test_after_the_first_key_was_revoked_it_says_how_to_make_another(terminal: T
     first = terminal.run()
     wait_for(lambda: first.said("Ctrl-C stops everything"), "it has greeted")
     key = (terminal.state / "admin.key").read_text("utf-8").strip()
-    terminal.cli("keys", "revoke", key[:17])
+    terminal.cli("keys", "revoke", key[:17], "--force")
     first.signal(signal.SIGINT)
     first.wait()
     second = terminal.run()
