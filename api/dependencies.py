@@ -5,6 +5,7 @@ The caller is made out from headers alone, before a byte of the body is read.
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ from starlette.exceptions import HTTPException
 
 import auth
 import keys
+from api import plain_json
 from api.errors import field_errors
 from api.examples import JOB_ID, KEY_ID
+from api.plain_json import NotPlain, NotStorable
 from api.services import Services
 from auth import Principal
 from errors import ClientError, InvalidRequest, NotFound
@@ -27,6 +30,8 @@ from models import Scope
 
 #: Only the upload is larger, and it does not come this way.
 MAX_JSON_BYTES: Final = 64 * 1024
+NOT_STORABLE: Final = "The body holds NUL, half a surrogate pair, or no number."
+UUID_TEXT: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 # Only for the documentation: FastAPI's own reading of the headers is not used.
 _bearer = HTTPBearer(auto_error=False, scheme_name="Bearer", description="An API key.")
@@ -143,10 +148,9 @@ KeyId = Annotated[uuid.UUID, Depends(key_id)]
 
 
 def _uuid(text: str, nobody: NotFound) -> uuid.UUID:
-    try:
-        return uuid.UUID(text)
-    except ValueError:
-        raise nobody from None
+    if not UUID_TEXT.fullmatch(text):  # Python takes other spellings of one, too
+        raise nobody
+    return uuid.UUID(text)
 
 
 async def single_values(request: Request) -> None:
@@ -193,11 +197,15 @@ async def _small_body(request: Request) -> bytes:
 
 def _parse(model: type[ModelT], body: bytes) -> ModelT:
     try:
+        plain_json.loads(body)
+    except NotStorable:
+        raise InvalidRequest(NOT_STORABLE) from None
+    except NotPlain as error:
+        raise ClientError(f"The body cannot be read. {error}") from None
+    try:
         return model.model_validate_json(body)
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False, include_input=False)
-        if details[0]["type"] == "json_invalid":
-            raise ClientError("The body is not JSON that can be read.") from None
         raise InvalidRequest(
             "Some fields have values that are not allowed.", errors=field_errors(details)
         ) from None

@@ -169,14 +169,16 @@ def field_errors(details: Sequence[ErrorDetails], *, skip: int = 0) -> list[dict
     Args:
         skip: Leading parts of a location that are not the field's: FastAPI's ``query``.
     """
-    return [
-        field_error(
-            "/".join(str(part) for part in detail["loc"][skip:]),
-            detail["type"],
-            detail["msg"].removeprefix("Value error, "),
-        )
-        for detail in details
-    ]
+    found = [_field_error(detail, detail["loc"][skip:]) for detail in details]
+    return [error for number, error in enumerate(found) if error not in found[:number]]
+
+
+def _field_error(detail: ErrorDetails, location: Sequence[int | str]) -> dict[str, str]:
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "extra_forbidden":
+        # the field's name is the client's
+        location, message = location[:-1], "There is a field that does not exist."
+    return field_error("/".join(map(str, location)), detail["type"], message)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Response
-from pydantic import ConfigDict
+from pydantic import BeforeValidator, ConfigDict
+from pydantic_core import PydanticCustomError
 from sqlalchemy.orm import Session
 
 from api import cursors, submission
@@ -45,12 +47,22 @@ CANCELLING: Final[Responses] = {
 }
 
 
+def _digits(value: object) -> object:
+    # pydantic would take " 5", "+5", "1_0" and "5.0" as well
+    if isinstance(value, str) and not re.fullmatch(r"0|[1-9][0-9]{0,9}", value):
+        raise PydanticCustomError("int_parsing", "Input should be a whole number")
+    return value
+
+
+Number = Annotated[int, BeforeValidator(_digits)]
+
+
 class Page(Body):
     """Which part of a list is wanted."""
 
     model_config = ConfigDict(strict=False)
 
-    limit: int = Query(50, ge=1, le=100)
+    limit: Number = Query(50, ge=1, le=100)
     cursor: str | None = Query(None, description="`next_cursor` of the page before.")
 
 
@@ -132,7 +144,7 @@ def change(
         view = find(session, job_id, principal)
         if wanted.metadata is not None:
             edits.set_metadata(
-                session, job_id, submission.storable(wanted.metadata), owner_id=principal.reach
+                session, job_id, submission.short(wanted.metadata), owner_id=principal.reach
             )
         if wanted.priority is not None and wanted.priority != view.job.priority:
             _change_priority(session, job_id, principal, wanted.priority)

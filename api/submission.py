@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from api import plain_json
 from api.errors import field_error, invalid
+from api.plain_json import NotPlain, NotStorable
 from config import Settings
 from errors import InvalidRequest, NotAllowed, SettingsError, UnknownModel
 from models import Priority
@@ -18,6 +19,7 @@ from speech.engines.languages import LANGUAGES
 MAX_PROMPT_CHARS: Final = 4_000
 MAX_METADATA_BYTES: Final = 16 * 1024
 AUTO: Final = "auto"
+NOT_STORABLE: Final = "It holds NUL, half a surrogate pair, or no number."
 #: Compressed speech at 128 kbit/s. Only the order of magnitude matters, until the file is opened.
 BYTES_PER_SECOND: Final = 16_000
 
@@ -111,43 +113,21 @@ def metadata(sent: str) -> dict[str, Any]:
     if len(sent.encode()) > MAX_METADATA_BYTES:
         raise invalid("metadata", "too_long", f"It may have {MAX_METADATA_BYTES} bytes.")
     try:
-        value = json.loads(sent)
-    except (ValueError, RecursionError):
-        raise invalid("metadata", "json_invalid", "It should be JSON.") from None
-    return storable(value)
-
-
-def storable(value: object) -> dict[str, Any]:
-    """Make sure that a value is a JSON object, and that PostgreSQL's JSONB can hold it."""
+        value = plain_json.loads(sent)
+    except NotStorable:
+        raise invalid("metadata", "not_storable", NOT_STORABLE) from None
+    except NotPlain as error:
+        raise invalid("metadata", "json_invalid", str(error)) from None
     if not isinstance(value, dict):
         raise invalid("metadata", "dict_type", "It should be a JSON object.")
-    if not _is_storable(value):
-        raise invalid(
-            "metadata", "not_storable", "It holds NUL, half a surrogate pair, or no number."
-        )
+    return short(value)
+
+
+def short(value: dict[str, Any]) -> dict[str, Any]:
+    """Make sure that metadata is not too much."""
     if len(json.dumps(value, ensure_ascii=False).encode()) > MAX_METADATA_BYTES:
         raise invalid("metadata", "too_long", f"It may have {MAX_METADATA_BYTES} bytes.")
     return value
-
-
-def _is_storable(value: object) -> bool:
-    # a list of what is left and no recursion: the depth is the client's choice
-    rest = [value]
-    while rest:
-        item = rest.pop()
-        if isinstance(item, str) and ("\0" in item or not _is_text(item)):
-            return False
-        if isinstance(item, float) and not math.isfinite(item):
-            return False
-        if isinstance(item, dict):
-            rest += [*item.keys(), *item.values()]
-        elif isinstance(item, list):
-            rest += item
-    return True
-
-
-def _is_text(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _prompt(sent: str) -> str:

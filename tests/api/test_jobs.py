@@ -264,6 +264,7 @@ def test_priority_high_is_refused_to_keys_that_may_not(client, make_key, jobs):
     assert answer.status_code == 403
 
 
+@pytest.mark.security("json", "a body that is not what it should be")
 @pytest.mark.parametrize(
     ("body", "status"),
     [
@@ -276,7 +277,11 @@ def test_priority_high_is_refused_to_keys_that_may_not(client, make_key, jobs):
         (b'{"metadata": {"a": 1e999}}', 422),
         (b'{"metadata": {"a": "\\u0000"}}', 422),
         (b'{"metadata": {"a": ' + b"1" * 5000 + b"}}", 400),
-        (b'{"metadata": {"a": "\\ud800"}}', 400),
+        (b'{"metadata": {"a": "\\ud800"}}', 422),
+        (b'{"metadata": {}, "metadata": {"a": 1}}', 400),
+        (b'{"priority": true}', 422),
+        (b'"x"', 422),
+        (b"priority=high", 400),
         (b'{"metadata": ' + b"[" * 30_000 + b"]" * 30_000 + b"}", 400),
         (b"[" * 100_000, 413),
         (b"[]", 422),

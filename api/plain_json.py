@@ -1,0 +1,69 @@
+"""JSON that every reader takes alike, and that PostgreSQL can keep and we can send again."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Final, NoReturn
+
+#: What pydantic would not write any more is several times as deep.
+MAX_DEPTH: Final = 64
+
+
+class NotPlain(ValueError):
+    """The text is no JSON, or JSON that one cannot rely on; the message says why."""
+
+
+class NotStorable(ValueError):
+    """A value holds what PostgreSQL does not keep."""
+
+
+def loads(text: bytes | str) -> Any:
+    """Read JSON in UTF-8, with each name once, and not too deep.
+
+    Raises:
+        NotPlain: It is not that.
+        NotStorable: It holds NUL, half a surrogate pair, or a number that is none.
+    """
+    try:
+        text = text.decode() if isinstance(text, bytes) else text
+        value = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+    except (NotPlain, NotStorable):
+        raise
+    except (ValueError, RecursionError):
+        raise NotPlain("It should be JSON.") from None
+    _look_through(value)
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise NotPlain("It should have each name once.")
+    return found
+
+
+def _no_number(name: str) -> NoReturn:
+    raise NotStorable
+
+
+def _look_through(value: object) -> None:
+    # a list of what is left and no recursion: the depth is the client's choice
+    rest = [(value, 1)]
+    while rest:
+        item, depth = rest.pop()
+        if depth > MAX_DEPTH:
+            raise NotPlain(f"It should be no deeper than {MAX_DEPTH}.")
+        if isinstance(item, str):
+            _require_text(item)
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise NotStorable
+        elif isinstance(item, dict):
+            rest += [(part, depth + 1) for pair in item.items() for part in pair]
+        elif isinstance(item, list):
+            rest += [(part, depth + 1) for part in item]
+
+
+def _require_text(text: str) -> None:
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise NotStorable
