@@ -2,6 +2,7 @@
 #   make run           serve on 127.0.0.1:8000, with servers of its own where none are set
 #   make test          run every test but the next two kinds
 #   make test-chaos    break running processes in every way, and print what survives what
+#   make fuzz          spoil media files for ten minutes and see what the decoder makes of them
 #   make check         lint and type-check
 #   make chaos         break a running service at random (JOBS=300 SEED=1), and count what is lost
 #   make bench         measure, and print ratios
@@ -15,7 +16,7 @@ PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet
 # the locks are complete: nothing is installed that they do not name with its digest
 INSTALL = $(PIP) install --no-deps --require-hashes $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: run test test-chaos chaos check bench test-compose lock clean
+.PHONY: run test test-chaos chaos fuzz check bench test-compose lock clean
 
 run: .venv/run
 	@exec .venv/bin/python serve.py
@@ -33,6 +34,9 @@ test-chaos: .venv/dev
 
 chaos: .venv/dev
 	.venv/bin/python -m soak --jobs $(or $(JOBS),300) --seed $(or $(SEED),1) $(ARGS)
+
+fuzz: .venv/dev
+	nice .venv/bin/python -m tests.fuzz --keep .local/findings $(ARGS)
 
 bench: .venv/dev
 	.venv/bin/python -m bench $(ARGS)

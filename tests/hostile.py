@@ -15,13 +15,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from speech.audio import DecodeLimits
+from speech.audio import SAMPLE_RATE_HZ, DecodeLimits
 from tests import boxes, media
 
 #: Little enough that a file that takes a gigabyte, or hangs for twenty seconds, ends differently.
 TIGHT = DecodeLimits(max_audio_seconds=1_800, max_memory_bytes=256 << 20, timeout_seconds=15)
+
+
+#: The tone of the files that lie beside an upload, and of no upload.
+CANARY_HZ = 3_000
+
+
+def hears_canary(samples: NDArray[np.float32]) -> bool:
+    """Whether the canary's tone is the loudest of all anywhere in the samples."""
+    for second in np.array_split(samples, max(1, len(samples) // SAMPLE_RATE_HZ)):
+        spectrum = np.abs(np.fft.rfft(second, SAMPLE_RATE_HZ))
+        loudest = int(np.argmax(spectrum))
+        stands_out = spectrum[loudest] > 20 * np.median(spectrum) + 100
+        if abs(loudest - CANARY_HZ) < 5 and stands_out:
+            return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)

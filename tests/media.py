@@ -278,3 +278,52 @@ def _crc(data: bytes, width: int, polynomial: int) -> int:
         for _ in range(8):
             crc = (crc << 1 ^ polynomial if crc & top else crc << 1) & (1 << width) - 1
     return crc
+
+
+#: A tone of so many seconds in every container that people send.
+HONEST: dict[str, Callable[[float], bytes]] = {
+    "aac": lambda s: sound("adts", "aac", seconds=s),
+    "ac3": lambda s: sound("ac3", "ac3", rate_hz=48_000, seconds=s),
+    "eac3": lambda s: sound("eac3", "eac3", rate_hz=48_000, seconds=s),
+    "aiff": lambda s: sound("aiff", "pcm_s16be", seconds=s),
+    "alac in m4a": lambda s: sound("ipod", "alac", seconds=s),
+    "alac in caf": lambda s: sound("caf", "alac", seconds=s),
+    "amr": lambda s: sound("amr", "libopencore_amrnb", rate_hz=8_000, seconds=s),
+    "au": lambda s: sound("au", "pcm_s16be", seconds=s),
+    "flac": lambda s: sound("flac", "flac", seconds=s),
+    "m4a, index at the end": lambda s: sound("ipod", "aac", seconds=s),
+    "m4a, index in front": lambda s: sound(
+        "ipod", "aac", options={"movflags": "faststart"}, seconds=s
+    ),
+    "m4b": lambda s: sound("mp4", "aac", layout="stereo", rate_hz=44_100, seconds=s),
+    "mka": lambda s: sound("matroska", "flac", seconds=s),
+    "mp2": lambda s: sound("mp2", "mp2", rate_hz=44_100, seconds=s),
+    "mp3": lambda s: sound("mp3", "libmp3lame", seconds=s),
+    "mp3 with cover art": lambda s: cover_art() + sound("mp3", "libmp3lame", seconds=s),
+    "mp3 after 60 MB of tag": lambda s: (
+        id3_tag(padding_bytes=60_000_000) + sound("mp3", "libmp3lame", seconds=s)
+    ),
+    "ogg vorbis": lambda s: sound("ogg", "vorbis", layout="stereo", rate_hz=44_100, seconds=s),
+    "opus": lambda s: sound("ogg", "libopus", rate_hz=48_000, seconds=s),
+    "3gp": lambda s: sound("3gp", "libopencore_amrnb", rate_hz=8_000, seconds=s),
+    "w64": lambda s: sound("w64", "pcm_s16le", seconds=s),
+    "wav": lambda s: wav(tone(s)),
+    "wav, 24 bit": lambda s: sound("wav", "pcm_s24le", rate_hz=96_000, seconds=s),
+    "wav, A-law": lambda s: sound("wav", "pcm_alaw", rate_hz=8_000, seconds=s),
+    "wav, title in Latin-1": lambda s: (
+        wav(tone(s)) + b"LIST\x12\x00\x00\x00INFOINAM\x05\x00\x00\x00caf\xe9\x00\x00"
+    ),
+    "wav, ADPCM": lambda s: sound("wav", "adpcm_ms", seconds=s),
+    "webm audio": lambda s: sound("webm", "libopus", rate_hz=48_000, seconds=s),
+    "wma": lambda s: sound("asf", "wmav2", rate_hz=44_100, seconds=s),
+    "wv": lambda s: sound("wv", "wavpack", seconds=s),
+    "avi": lambda s: video("avi", "magicyuv", sound_codec="mp3", seconds=s),
+    "flv": lambda s: video("flv", "flv", sound_codec="aac", rate_hz=44_100, seconds=s),
+    "mkv": lambda s: video("matroska", "libx264", sound_codec="libopus", seconds=s),
+    "mov": lambda s: video("mov", "libx264", seconds=s),
+    "mp4": lambda s: video("mp4", "mpeg4", seconds=s),
+    "mpeg": lambda s: video("mpeg", "mpeg1video", sound_codec="mp2", seconds=s),
+    "ts": lambda s: video("mpegts", "libx264", seconds=s),
+    "webm": lambda s: video("webm", "libvpx", sound_codec="libopus", seconds=s),
+    "wmv": lambda s: video("asf", "wmv2", sound_codec="wmav2", seconds=s),
+}

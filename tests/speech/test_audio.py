@@ -39,57 +39,11 @@ def rms(path: Path) -> float:
     return float(np.sqrt(np.mean(np.square(load_samples(path)))))
 
 
-HONEST: dict[str, Callable[[], bytes]] = {
-    "aac": lambda: media.sound("adts", "aac"),
-    "ac3": lambda: media.sound("ac3", "ac3", rate_hz=48_000),
-    "eac3": lambda: media.sound("eac3", "eac3", rate_hz=48_000),
-    "aiff": lambda: media.sound("aiff", "pcm_s16be"),
-    "alac in m4a": lambda: media.sound("ipod", "alac"),
-    "alac in caf": lambda: media.sound("caf", "alac"),
-    "amr": lambda: media.sound("amr", "libopencore_amrnb", rate_hz=8_000),
-    "au": lambda: media.sound("au", "pcm_s16be"),
-    "flac": lambda: media.sound("flac", "flac"),
-    "m4a, index at the end": lambda: media.sound("ipod", "aac"),
-    "m4a, index in front": lambda: media.sound("ipod", "aac", options={"movflags": "faststart"}),
-    "m4b": lambda: media.sound("mp4", "aac", layout="stereo", rate_hz=44_100),
-    "mka": lambda: media.sound("matroska", "flac"),
-    "mp2": lambda: media.sound("mp2", "mp2", rate_hz=44_100),
-    "mp3": lambda: media.sound("mp3", "libmp3lame"),
-    "mp3 with cover art": lambda: media.cover_art() + media.sound("mp3", "libmp3lame"),
-    "mp3 after 60 MB of tag": lambda: (
-        media.id3_tag(padding_bytes=60_000_000) + media.sound("mp3", "libmp3lame")
-    ),
-    "ogg vorbis": lambda: media.sound("ogg", "vorbis", layout="stereo", rate_hz=44_100),
-    "opus": lambda: media.sound("ogg", "libopus", rate_hz=48_000),
-    "3gp": lambda: media.sound("3gp", "libopencore_amrnb", rate_hz=8_000),
-    "w64": lambda: media.sound("w64", "pcm_s16le"),
-    "wav": lambda: media.wav(media.tone(2.0)),
-    "wav, 24 bit": lambda: media.sound("wav", "pcm_s24le", rate_hz=96_000),
-    "wav, A-law": lambda: media.sound("wav", "pcm_alaw", rate_hz=8_000),
-    "wav, title in Latin-1": lambda: (
-        media.wav(media.tone(2.0)) + b"LIST\x12\x00\x00\x00INFOINAM\x05\x00\x00\x00caf\xe9\x00\x00"
-    ),
-    "wav, ADPCM": lambda: media.sound("wav", "adpcm_ms"),
-    "webm audio": lambda: media.sound("webm", "libopus", rate_hz=48_000),
-    "wma": lambda: media.sound("asf", "wmav2", rate_hz=44_100),
-    "wv": lambda: media.sound("wv", "wavpack"),
-    "avi": lambda: media.video("avi", "magicyuv", sound_codec="mp3"),
-    "flv": lambda: media.video("flv", "flv", sound_codec="aac", rate_hz=44_100),
-    "mkv": lambda: media.video("matroska", "libx264", sound_codec="libopus"),
-    "mov": lambda: media.video("mov", "libx264"),
-    "mp4": lambda: media.video("mp4", "mpeg4"),
-    "mpeg": lambda: media.video("mpeg", "mpeg1video", sound_codec="mp2"),
-    "ts": lambda: media.video("mpegts", "libx264"),
-    "webm": lambda: media.video("webm", "libvpx", sound_codec="libopus"),
-    "wmv": lambda: media.video("asf", "wmv2", sound_codec="wmav2"),
-}
-
-
-@pytest.mark.parametrize("make", HONEST.values(), ids=HONEST)
+@pytest.mark.parametrize("make", media.HONEST.values(), ids=media.HONEST)
 def test_honest_files_decode_to_what_was_put_in(
-    make: Callable[[], bytes], upload: Upload, target: Path
+    make: Callable[[float], bytes], upload: Upload, target: Path
 ) -> None:
-    decoded = decode(upload(make()), target, LIMITS)
+    decoded = decode(upload(make(2.0)), target, LIMITS)
 
     assert decoded.audio_seconds == pytest.approx(2.0, abs=0.12)
     assert decoded.warnings == ()

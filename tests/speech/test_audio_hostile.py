@@ -9,17 +9,23 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 import errors
 from speech import audio
 from speech.audio import DecodeLimits, decode, load_samples, probe
 from tests import media
-from tests.hostile import BAD, TIGHT, Bad, Trap, as_parameters, untouched_server
+from tests.hostile import (
+    BAD,
+    CANARY_HZ,
+    TIGHT,
+    Bad,
+    Trap,
+    as_parameters,
+    hears_canary,
+    untouched_server,
+)
 
 LIMITS = DecodeLimits(timeout_seconds=30)
-#: What is in the file that lies beside the uploads, and in no upload.
-CANARY_HZ = 3_000
 Upload = Callable[[bytes], Path]
 
 
@@ -51,16 +57,6 @@ def target(tmp_path: Path) -> Path:
 def untouched() -> Iterator[int]:
     with untouched_server() as port:
         yield port
-
-
-def hears_canary(samples: NDArray[np.float32]) -> bool:
-    """Whether the canary's tone stands out from its neighbours anywhere in the samples."""
-    for second in np.array_split(samples, max(1, len(samples) // audio.SAMPLE_RATE_HZ)):
-        spectrum = np.abs(np.fft.rfft(second, audio.SAMPLE_RATE_HZ))
-        around = spectrum[CANARY_HZ - 50 : CANARY_HZ + 51]
-        if around.max() > 20 * np.median(around) + 100:
-            return True
-    return False
 
 
 def test_the_canary_can_be_heard(upload: Upload, target: Path) -> None:
