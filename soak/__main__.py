@@ -39,7 +39,10 @@ def main() -> int:
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up then, too
     print(options, "\n", SETTINGS, flush=True)
-    outcome = run(options, lambda line: print(line, flush=True))
+    try:
+        outcome = run(options, lambda line: print(line, flush=True))
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT  # everything is ended by now
     for line in report.lines(outcome):
         print(line)
     if arguments.report is not None:
