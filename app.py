@@ -28,6 +28,7 @@ from api import (
     queues,
     results,
     transcriptions,
+    usage,
 )
 from api.connections import Limits
 from api.key_schemas import KeyPatch, NewKey, Revocation, Rotation
@@ -113,7 +114,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.services = services
     if settings.docs_enabled:
         app.include_router(documentation.page)
-    for module in (health, transcriptions, jobs, results, admin, dead_letters, queues, keys):
+    for module in (health, transcriptions, jobs, results, admin, dead_letters, queues, keys, usage):
         app.include_router(module.router)
     errors.install(app)
     documentation.install(app, *BODIES)

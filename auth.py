@@ -12,7 +12,7 @@ import re
 import secrets
 import uuid
 import zlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Final
 
@@ -57,6 +57,34 @@ _DIGITS: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """What a key may take. 0 is any amount; None is the service's default."""
+
+    #: In each RATE_LIMIT_WINDOW.
+    requests: int | None = None
+    audio_seconds_per_hour: float | None = None
+    #: Pending or processing.
+    jobs_at_once: int | None = None
+    #: Of uploads that are kept.
+    bytes_stored: int | None = None
+
+    @classmethod
+    def of(cls, key: ApiKey) -> Allowance:
+        """What was set for a key."""
+        return cls(
+            requests=key.max_requests,
+            audio_seconds_per_hour=key.max_audio_seconds_per_hour,
+            jobs_at_once=key.max_jobs_at_once,
+            bytes_stored=key.max_bytes_stored,
+        )
+
+    def within(self, default: Allowance) -> Allowance:
+        """Fill in what was not set."""
+        own = asdict(self)
+        return replace(default, **{k: v for k, v in own.items() if v is not None})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
     """Who is calling, and what they may do."""
 
@@ -66,6 +94,7 @@ class Principal:
     key_prefix: str
     scopes: frozenset[str]
     may_use_high: bool = True
+    allowance: Allowance = field(default_factory=Allowance)
 
     def require(self, scope: Scope) -> None:
         """Do nothing, or refuse.
@@ -182,6 +211,7 @@ def _principal(key: ApiKey) -> Principal:
         # without a key nobody is an operator, whatever was written into that row
         scopes=scopes & set(JOB_SCOPES) if key.prefix == ANONYMOUS else scopes,
         may_use_high=key.may_use_high,
+        allowance=Allowance.of(key),
     )
 
 

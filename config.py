@@ -64,9 +64,6 @@ RETIRED = {
     "FILE_STABILITY_WINDOW": "there is no watched folder; POST files to /transcribe/",
     "HF_TOKEN": "no model that needs a token is used",
     "PRIORITIZE_RECENT": "jobs run in the order of their priority and age",
-    "RATE_LIMIT_ENABLED": "requests are not limited in this version; put a proxy before it",
-    "RATE_LIMIT_REQUESTS": "requests are not limited in this version; put a proxy before it",
-    "RATE_LIMIT_WINDOW": "requests are not limited in this version; put a proxy before it",
     "SCAN_INTERVAL": "there is no watched folder; POST files to /transcribe/",
     "SKIP_FILES_BEFORE_DATE": "there is no watched folder; POST files to /transcribe/",
     "SPEAKER_PROFILES_PATH": "speakers are not told apart in this version",
@@ -174,6 +171,27 @@ class Settings(BaseSettings):
     )
     publish_budget_ms: int = Field(
         150, ge=10, le=10_000, description="Longest time that a submission waits for Redis"
+    )
+
+    # Limits of a key that has none of its own
+    rate_limit_enabled: bool = Field(True, description="Whether requests of a key are limited")
+    rate_limit_requests: int = Field(
+        100, ge=1, le=10**6, description="Requests of one key in each RATE_LIMIT_WINDOW"
+    )
+    rate_limit_window: int = Field(
+        60, ge=1, le=86_400, description="Seconds in which RATE_LIMIT_REQUESTS are allowed"
+    )
+    key_audio_seconds_per_hour: float = Field(
+        0, ge=0, le=10**9, description="Audio that one key may submit in an hour; 0: any amount"
+    )
+    key_jobs_at_once: int = Field(
+        0, ge=0, le=10**9, description="Jobs of one key that wait or run; 0: any number"
+    )
+    key_stored_mb: Megabytes = Field(
+        0, ge=0, description="Uploads of one key that are kept, in MB; 0: any amount"
+    )
+    max_auth_failures: int = Field(
+        30, ge=0, le=10**6, description="401s of one address in a minute, then 429; 0: any number"
     )
 
     # Audio

@@ -4,7 +4,8 @@
       ClientError                 the request is wrong
         InvalidRequest, EmptyFile, UploadTooLarge, UnknownModel, BadCursor
         NotAuthenticated, NotAllowed, NotFound, UnknownHost, HTTPSRequired, TooManyConnections,
-        IdempotencyMismatch, JobDeleted
+        IdempotencyMismatch, JobDeleted,
+        RateLimited, QuotaExceeded
       MediaError                  the file is wrong
         NotAudio, NoAudioStream, NoAudioSamples, AudioTooLong, TooManyStreams, TooManyChannels,
         BadSampleRate, DecodeLimit, UploadMissing, UploadAltered
@@ -143,6 +144,18 @@ class JobDeleted(ClientError):
     """The job that this idempotency key made was deleted."""
 
     code = "job_deleted"
+
+
+class RateLimited(ClientError):
+    """There were too many requests; wait a while."""
+
+    code = "rate_limited"
+
+
+class QuotaExceeded(ClientError):
+    """This key has used up what it may use."""
+
+    code = "quota_exceeded"
 
 
 class MediaError(ServiceError):

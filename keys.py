@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Select, and_, func, literal, or_, select, 
 from sqlalchemy.orm import Session, contains_eager
 
 import auth
-from auth import ANONYMOUS, JOB_SCOPES, PREFIX, SHOWN_CHARS
+from auth import ANONYMOUS, JOB_SCOPES, PREFIX, SHOWN_CHARS, Allowance
 from errors import ConflictError, InvalidRequest, LastAdminKey, NotFound
 from models import ApiKey, Owner, Scope
 
@@ -37,6 +37,7 @@ class Grant:
     may_use_high: bool = True
     expires_at: datetime | None = None
     note: str | None = None
+    allowance: Allowance = field(default_factory=Allowance)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,11 +60,17 @@ def create(session: Session, grant: Grant) -> tuple[str, ApiKey]:
         may_use_high=grant.may_use_high,
         note=grant.note,
         expires_at=grant.expires_at,
+        **columns(asdict(grant.allowance)),
     )
     session.add(key)
     session.flush()
     session.refresh(key)
     return secret, key
+
+
+def columns(allowance: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that hold some or all parts of an allowance, by its names."""
+    return {f"max_{name}": value for name, value in allowance.items()}
 
 
 def everyone(session: Session, *, owner: str | None = None) -> Sequence[ApiKey]:

@@ -19,11 +19,12 @@ import redis
 from kombu.exceptions import OperationalError
 from sqlalchemy import func, select
 
+import request_counts
 from celery_app import DEAD_LETTER, DLQ, LANES, TRANSCRIBE, WINDOW_KEY
 from config import Settings
 from database import Sessions, get_db_session
 from errors import ServiceError, StorageUnavailable
-from jobs import clock, lifecycle, retention, submissions, workers
+from jobs import clock, lifecycle, quotas, retention, submissions, workers
 from jobs.lifecycle import Backoff, Lane
 from jobs.uploads import UploadStore
 from models import JobStatus, TranscriptionJob
@@ -260,6 +261,8 @@ class Janitor:
         with get_db_session(self._sessions) as session:
             workers.forget_silent(session)
             submissions.forget(session, keep_seconds=self._keep_keys_seconds)
+            quotas.forget_old(session)
+            request_counts.forget_old(session)
         purged = 0
         if self._keep_seconds:
             with get_db_session(self._sessions) as session:

@@ -122,6 +122,14 @@ class ApiKey(Base):
     #: Since it was rotated; written at most once a minute.
     previous_used_at: Mapped[datetime | None]
     scopes: Mapped[list[str]]
+    # What it may take; None is the service's default, 0 any amount
+    #: Requests in each RATE_LIMIT_WINDOW.
+    max_requests: Mapped[int | None]
+    max_audio_seconds_per_hour: Mapped[float | None]
+    #: Jobs that are pending or processing.
+    max_jobs_at_once: Mapped[int | None]
+    #: Of uploads that are kept.
+    max_bytes_stored: Mapped[int | None] = mapped_column(BigInteger)
     #: Whether jobs of this key may ask for ``high``.
     may_use_high: Mapped[bool] = mapped_column(server_default=text("true"))
     note: Mapped[str | None]
@@ -138,7 +146,37 @@ class ApiKey(Base):
             "num_nulls(previous_prefix, previous_sha256, previous_expires_at) IN (0, 3)",
             name="previous_is_whole",
         ),
+        CheckConstraint(
+            "LEAST(max_requests, max_audio_seconds_per_hour, max_jobs_at_once, max_bytes_stored)"
+            " >= 0",
+            name="limits_not_negative",
+        ),
     )
+
+
+class RequestCount(Base):
+    """Requests of a key in one window of time, counted here while Redis is away."""
+
+    __tablename__ = "request_counts"
+
+    api_key_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("api_keys.id", ondelete="CASCADE"), primary_key=True
+    )
+    window_start: Mapped[datetime] = mapped_column(primary_key=True)
+    requests: Mapped[int]
+
+
+class SpentAudio(Base):
+    """Audio of a job that was deleted within the hour for which it counts."""
+
+    __tablename__ = "spent_audio"
+
+    job_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    api_key_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"))
+    submitted_at: Mapped[datetime]
+    audio_seconds: Mapped[float]
+
+    __table_args__ = (Index("ix_spent_audio_key_age", "api_key_id", "submitted_at"),)
 
 
 class TranscriptionJob(Base):
@@ -296,6 +334,22 @@ class TranscriptionJob(Base):
         Index("ix_transcription_jobs_age", *NEWEST_FIRST),
         # what a key has submitted, lately or at all
         Index("ix_transcription_jobs_key_age", "api_key_id", "created_at"),
+        # what a key has waiting
+        Index(
+            "ix_transcription_jobs_key_lane",
+            "api_key_id",
+            "lane",
+            "not_before",
+            "id",
+            postgresql_where=text("status = 'pending'"),
+        ),
+        # what a key has stored
+        Index(
+            "ix_transcription_jobs_key_stored",
+            "api_key_id",
+            postgresql_include=["upload_bytes"],
+            postgresql_where=text("upload_deleted_at IS NULL"),
+        ),
         # what the dispatcher takes next of one owner
         Index(
             "ix_transcription_jobs_owner_lane",

@@ -23,7 +23,7 @@ from config import PROJECT_DIR, Settings
 from errors import SettingsError
 
 SAMPLE: Final = PROJECT_DIR / "samples" / "digits-en.wav"
-POLL_SECONDS: Final = 0.1
+POLL_SECONDS: Final = 1.0
 SAMPLE_SECONDS: Final = 120.0
 #: Where the web process leaves the first key, in STATE_DIR.
 ADMIN_KEY_FILE: Final = "admin.key"

@@ -73,17 +73,17 @@ class Door:
         """
         verdict = self._judge(_parsed(address))
         if verdict is Verdict.WELCOME:
-            self._inside[_party(address)] += 1
+            self._inside[party(address)] += 1
         elif verdict is not Verdict.CUT:
             self._refused += 1
         return verdict
 
     def leave(self, address: str | None, verdict: Verdict) -> None:
         if verdict is Verdict.WELCOME:
-            party = _party(address)
-            self._inside[party] -= 1
-            if not self._inside[party]:
-                del self._inside[party]
+            guest = party(address)
+            self._inside[guest] -= 1
+            if not self._inside[guest]:
+                del self._inside[guest]
         elif verdict is not Verdict.CUT:
             self._refused -= 1
 
@@ -94,7 +94,7 @@ class Door:
             return self._refusal(Verdict.FULL)
         if near or any(address in network for network in self._proxies):
             return Verdict.WELCOME
-        if self._inside[_party(str(address))] >= self._limits.max_per_address:
+        if self._inside[party(str(address))] >= self._limits.max_per_address:
             return self._refusal(Verdict.TOO_MANY)
         return Verdict.WELCOME
 
@@ -110,7 +110,7 @@ def _parsed(address: str | None) -> IPv4Address | IPv6Address | None:
     return getattr(found, "ipv4_mapped", None) or found
 
 
-def _party(address: str | None) -> str:
+def party(address: str | None) -> str:
     """Who counts as one: an IPv4 address, or the network of an IPv6 one."""
     found = _parsed(address)
     if isinstance(found, IPv6Address):

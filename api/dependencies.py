@@ -20,18 +20,23 @@ from starlette.exceptions import HTTPException
 import auth
 import keys
 from api import plain_json
+from api.allowances import refusal
+from api.connections import party
 from api.errors import field_errors
 from api.examples import JOB_ID, KEY_ID
+from api.middleware import ANSWER_HEADERS
 from api.plain_json import NotPlain, NotStorable
 from api.services import Services
 from auth import Principal
-from errors import ClientError, InvalidRequest, NotFound
+from errors import ClientError, InvalidRequest, NotAuthenticated, NotFound
 from models import Scope
 
 #: Only the upload is larger, and it does not come this way.
 MAX_JSON_BYTES: Final = 64 * 1024
 NOT_STORABLE: Final = "The body holds NUL, half a surrogate pair, or no number."
 UUID_TEXT: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+MAX_ADDRESS_CHARS: Final = 64
 
 # Only for the documentation: FastAPI's own reading of the headers is not used.
 _bearer = HTTPBearer(auto_error=False, scheme_name="Bearer", description="An API key.")
@@ -79,13 +84,56 @@ def caller(
 
     Raises:
         NotAuthenticated: They carry no key, or not a good one.
+        RateLimited: They ask too often, or their address was refused too often.
     """
+    address = _address(request)
+    try:
+        principal = _identify(request, services, address)
+    except NotAuthenticated:
+        if address is not None:
+            services.doorkeeper.count_refusal(address)
+        raise
+    _count(request, services, principal)
+    return principal
+
+
+def _address(request: Request) -> str | None:
+    """Who counts as one in refusals; None for a socket in the file system."""
+    if request.client is None:
+        return None
+    try:
+        return party(request.client.host)
+    except ValueError:
+        # a proxy that we trust may say anything
+        return request.client.host[:MAX_ADDRESS_CHARS]
+
+
+def _identify(request: Request, services: Services, address: str | None) -> Principal:
     key = sent_key(request.headers)
+    if address is not None:
+        services.doorkeeper.admit(address, key)
     if key is None and services.settings.auth_required:
         raise auth.refused("missing")
     services.first_keys.ensure(services.transaction)
     with services.transaction() as session:
-        return auth.anonymous(session) if key is None else auth.authenticate(session, key)
+        if key is None:
+            return auth.anonymous(session)
+        principal = auth.authenticate(session, key)
+    services.doorkeeper.remember(key)
+    return principal
+
+
+def _count(request: Request, services: Services, principal: Principal) -> None:
+    """Count the request, and let its answer say how many are left."""
+    rate = services.allowances.count(principal)
+    request.state.rate = rate
+    if rate is not None:
+        request.scope["state"][ANSWER_HEADERS] = rate.headers
+        if not rate.allowed:
+            raise refusal(rate)
+
+
+Caller = Annotated[Principal, Depends(caller)]
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ Every call but `/health` and `/ready` carries an API key, as `X-API-Key: KEY` or
 TAGS: Final = [
     {"name": "jobs", "description": "Submit recordings, follow them, read what was said."},
     {"name": "admin", "description": "For operators: needs a key with the scope `admin`."},
+    {"name": "limits", "description": "What may be used, and what has been."},
     {"name": "keys", "description": "For operators: who may do what."},
     {"name": "health", "description": "For load balancers: needs no key and tells no details."},
 ]
@@ -58,6 +59,7 @@ _EXPLANATIONS: Final = {
     415: "The body is of another media type.",
     416: "The range lies outside of the upload.",
     422: "A field has a value that is not allowed.",
+    429: "The key has used up its requests or a quota, or there were too many refusals.",
     503: "PostgreSQL or the store of uploads is away; try again later.",
     507: "Not enough free disk space; try again later.",
 }
@@ -84,8 +86,9 @@ async def docs(request: Request) -> HTMLResponse:
 
 
 def problems(*statuses: int) -> Responses:
-    """Describe the errors of a route."""
-    return {status: _problem(status) for status in statuses}
+    """Describe the errors of a route; whoever needs a key may also come too often."""
+    more = {HTTPStatus.TOO_MANY_REQUESTS} if HTTPStatus.UNAUTHORIZED in statuses else set()
+    return {int(status): _problem(status) for status in sorted({*statuses, *more})}
 
 
 def _problem(status: int) -> dict[str, Any]:

@@ -44,6 +44,8 @@ STATUS: Final[Mapping[type[ServiceError], int]] = {
     errors.JobDeleted: 410,
     errors.NotFound: 404,
     errors.UnknownHost: 421,
+    errors.RateLimited: 429,
+    errors.QuotaExceeded: 429,
     errors.TooManyConnections: 429,
     errors.UploadMissing: 410,
     errors.ConflictError: 409,

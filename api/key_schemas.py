@@ -6,23 +6,43 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AwareDatetime, Field, field_validator
+from pydantic import AwareDatetime, ConfigDict, Field, field_validator
 
 import keys
 from api.schemas import Answer, Body, Text, Time
-from auth import JOB_SCOPES
+from auth import JOB_SCOPES, Allowance
+from keys import Grant
 from models import ApiKey, Scope
 
 MAX_OWNER_CHARS: Final = 200
 MAX_NOTE_CHARS: Final = 4_000
 MAX_GRACE: Final = timedelta(days=30)
 
+#: More than anybody counts to, and no more than PostgreSQL's integer holds.
+MAX_AMOUNT: Final = 10**9
+
+Amount = Annotated[int, Field(ge=0, le=MAX_AMOUNT)]
 Owner = Annotated[Text, Field(min_length=1, max_length=MAX_OWNER_CHARS)]
 Note = Annotated[Text, Field(max_length=MAX_NOTE_CHARS)]
 Scopes = Annotated[list[Annotated[Scope, Field(strict=False)]], Field(min_length=1)]
 Force = Annotated[
     bool, Field(description="Also where no other key with the scope `admin` would be left.")
 ]
+
+
+class KeyLimits(Body):
+    """What a key may take; null: the service's default, which `/limits` tells; 0: any amount."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    requests: Annotated[Amount | None, Field(description="In each RATE_LIMIT_WINDOW.")] = None
+    audio_seconds_per_hour: Annotated[float, Field(ge=0, le=MAX_AMOUNT)] | None = None
+    jobs_at_once: Annotated[
+        Amount | None, Field(description="Jobs that are pending or processing.")
+    ] = None
+    bytes_stored: Annotated[
+        Annotated[int, Field(ge=0, le=2**62)] | None, Field(description="Of uploads that are kept.")
+    ] = None
 
 
 class NewKey(Body):
@@ -33,6 +53,7 @@ class NewKey(Body):
     may_use_high: bool = Field(True, description="Whether its jobs may ask for `high`.")
     expires_at: AwareDatetime | None = Field(None, description="Works until then; null: for ever.")
     note: Note | None = Field(None, description="What it is for.")
+    limits: KeyLimits = Field(default_factory=KeyLimits)
 
     @field_validator("owner")
     @classmethod
@@ -40,6 +61,11 @@ class NewKey(Body):
         if not value.strip():
             raise ValueError("it should not be blank")
         return value.strip()
+
+    @property
+    def grant(self) -> Grant:
+        allowance = Allowance(**self.limits.model_dump())
+        return Grant(**self.model_dump(exclude={"limits"}), allowance=allowance)
 
 
 class KeyPatch(Body):
@@ -50,12 +76,16 @@ class KeyPatch(Body):
     may_use_high: bool = Field(True, description="Whether its jobs may ask for `high`.")
     expires_at: AwareDatetime | None = Field(None, description="Works until then; null: for ever.")
     note: Note | None = Field(None, description="What it is for.")
+    limits: KeyLimits = Field(
+        default_factory=KeyLimits, description="Those that are left out stay."
+    )
     force: Force = False
 
     @property
     def values(self) -> dict[str, Any]:
         """The columns that are to be set."""
-        return self.model_dump(include=self.model_fields_set - {"force"})
+        limits = keys.columns(self.limits.model_dump(exclude_unset=True))
+        return {**self.model_dump(include=self.model_fields_set - {"force", "limits"}), **limits}
 
 
 class Rotation(Body):
@@ -102,6 +132,7 @@ class Key(Answer):
     state: Literal["works", "expired", "revoked"]
     scopes: list[Scope]
     may_use_high: bool
+    limits: KeyLimits
     note: str | None
     created_at: Time
     expires_at: Time | None
@@ -116,6 +147,7 @@ class Key(Answer):
             "owner": row.owner.name,
             "state": state(row),
             "previous": Previous.of(row),
+            "limits": Allowance.of(row),
         }
         theirs = {name: getattr(row, name) for name in Key.model_fields if name not in ours}
         return cls(**theirs, **ours, **more)

@@ -27,7 +27,6 @@ from api.key_schemas import (
 )
 from auth import Principal
 from jobs.paging import Place
-from keys import Grant
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +85,7 @@ def create(
 ) -> KeyWithSecret:
     _require_future(wanted.expires_at)
     with services.transaction() as session:
-        secret, key = keys.create(session, Grant(**wanted.model_dump()))
+        secret, key = keys.create(session, wanted.grant)
         made = KeyWithSecret.of(key, key=secret)
     response.headers["Location"] = f"{request.scope.get('root_path', '')}/admin/keys/{made.id}"
     _note("key made", made, principal)

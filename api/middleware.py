@@ -20,6 +20,8 @@ from api.origins import PROBES
 
 logger = logging.getLogger(__name__)
 
+#: Where a request keeps headers that its answer is to have, whatever becomes of it.
+ANSWER_HEADERS: Final = "answer_headers"
 #: What a client may call its request; anything else gets an id of ours.
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 
@@ -76,6 +78,7 @@ class RequestMiddleware:
 
     def _add_headers(self, headers: MutableHeaders, scope: Scope, request_id: str) -> None:
         add_headers(headers, request_id)
+        headers.update(scope["state"].get(ANSWER_HEADERS, {}))
         if self._https_only and scope["scheme"] == "https":  # RFC 6797, section 7.2
             headers.setdefault("Strict-Transport-Security", STRICT_TRANSPORT)
 

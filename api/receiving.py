@@ -68,6 +68,7 @@ class Submission:
         Raises:
             IdempotencyMismatch: Its key was used for another one.
             JobDeleted: Its key made a job that is no more.
+            QuotaExceeded: It would be one too many for its API key.
             ServiceError, HTTPException, ClientDisconnect: See ``uploading.receive``.
         """
         memory = None if self.key is None else await run_in_threadpool(self._recall, self.key)
@@ -75,8 +76,14 @@ class Submission:
             # The key alone proves nothing: what comes is read, compared, and kept nowhere.
             received = await self._read(Digests(self.services.uploads.max_bytes))
             return await run_in_threadpool(self._replay, memory, received)
+        await run_in_threadpool(self._require_room)
         received = await self._read(self.services.uploads)
-        return await run_in_threadpool(self._add, received)
+        async with self.services.allowances.turn(self.principal):
+            return await run_in_threadpool(self._add, received)
+
+    def _require_room(self) -> None:
+        length = int(self.request.headers.get("content-length", "0"))
+        self.services.allowances.require_room(self.principal, body_bytes=length)
 
     async def _read(self, store: Store) -> Received:
         reception = Reception(
@@ -108,6 +115,9 @@ class Submission:
         return added
 
     def _new(self, session: Session, received: Received) -> Added:
+        self.services.allowances.take_room(
+            session, self.principal, upload_bytes=received.upload.size_bytes
+        )
         job = lifecycle.submit(session, _new_job(self.services, self.principal, received))
         view = JobView(job=job, queue_paused=queues.is_paused(session, job.lane))
         shown = jobs.detail(session, view, self._root, message=SUBMITTED)

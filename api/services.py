@@ -13,7 +13,10 @@ from typing import Final
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from api.allowances import Allowances
+from api.doorkeeper import Doorkeeper
 from api.idempotency import UnderWay
+from api.rates import SharedCounts
 from celery_app import TRANSCRIBE, Doorbell, make_celery, make_redis
 from config import Settings
 from database import get_db_session, make_engine, make_sessions
@@ -79,6 +82,9 @@ class Services:
             show_with=settings.admin_key_command,
         )
         self.under_way = UnderWay()
+        self.counts = SharedCounts(settings.require_broker_url())
+        self.allowances = Allowances(settings, self.counts, self.transaction)
+        self.doorkeeper = Doorkeeper(self.counts, limit=settings.max_auth_failures)
         self.readiness = Readiness(self._could_accept)
 
     def start(self) -> None:
@@ -97,6 +103,7 @@ class Services:
     def close(self) -> None:
         self.doorbell.close()
         self.redis.close()
+        self.counts.close()
         self.engine.dispose()
 
     @contextmanager

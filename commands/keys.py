@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
 
@@ -11,8 +12,11 @@ import typer
 
 import auth
 import keys
+from auth import Allowance
 from commands.terminal import print_table, service_settings, transaction, when
 from errors import InvalidRequest
+from jobs import quotas
+from jobs.quotas import Used
 from keys import Grant
 from models import ApiKey, Scope
 
@@ -21,6 +25,7 @@ SHORTEST_DAYS: Final = 0.001
 LONGEST_DAYS: Final = 36_500
 
 COLUMNS: Final = ("prefix", "owner", "state", "scopes", "last used", "id", "note")
+USAGE_COLUMNS: Final = ("prefix", "owner", "jobs at once", "audio seconds, 1 h", "MB stored")
 
 app = typer.Typer(help="API keys.", no_args_is_help=True)
 
@@ -136,6 +141,53 @@ def change_key(
     print_table(COLUMNS, [row])
 
 
+@app.command("limit")
+def limit_key(
+    which: Which,
+    requests: Annotated[
+        int | None,
+        typer.Option(min=0, max=10**9, help="Requests in each RATE_LIMIT_WINDOW; 0: any number."),
+    ] = None,
+    audio_seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=10**9,
+            callback=_require_number,
+            help="Audio that it may submit in an hour; 0: any amount.",
+        ),
+    ] = None,
+    jobs_at_once: Annotated[
+        int | None,
+        typer.Option(min=0, max=10**9, help="Jobs of it that wait or run; 0: any number."),
+    ] = None,
+    stored_mb: Annotated[
+        int | None,
+        typer.Option(min=0, max=2**24, help="Uploads of it that are kept, in MB; 0: any amount."),
+    ] = None,
+    default: Annotated[
+        bool, typer.Option("--default", help="What is not given is the service's default again.")
+    ] = False,
+) -> None:
+    """Say what a key may take; what is not given stays."""
+    limits = Allowance(
+        requests=requests,
+        audio_seconds_per_hour=audio_seconds,
+        jobs_at_once=jobs_at_once,
+        bytes_stored=None if stored_mb is None else stored_mb * 2**20,
+    )
+    values = keys.columns(asdict(limits))
+    if not default:
+        values = {name: value for name, value in values.items() if value is not None}
+    if not values:
+        raise InvalidRequest("Say what should be limited: see --help.")
+    with transaction(service_settings()) as session:
+        key = keys.find_working(session, which)
+        keys.change(session, key, values)
+        row = _usage_row(key, quotas.used(session, key.id))
+    print_table(USAGE_COLUMNS, [row])
+
+
 @app.command("rotate")
 def rotate_key(
     which: Which,
@@ -168,6 +220,36 @@ def revoke_key(which: Which, force: Force = False) -> None:
         key = keys.find_working(session, which)
         keys.revoke(session, key, force=force)
     typer.echo(f"{key.prefix} is revoked.")
+
+
+@app.command("usage")
+def show_usage(
+    owner: Annotated[str | None, typer.Option(help="Only keys of this owner.")] = None,
+) -> None:
+    """List what each key has used, of what it may use."""
+    with transaction(service_settings()) as session:
+        rows = [
+            _usage_row(key, quotas.used(session, key.id))
+            for key in keys.everyone(session, owner=owner)
+            if key.revoked_at is None
+        ]
+    print_table(USAGE_COLUMNS, rows)
+
+
+def _usage_row(key: ApiKey, used: Used) -> Sequence[str]:
+    stored_mb = None if key.max_bytes_stored is None else key.max_bytes_stored / 2**20
+    return (
+        key.prefix,
+        key.owner.name,
+        _of(used.jobs, key.max_jobs_at_once),
+        _of(used.audio_seconds, key.max_audio_seconds_per_hour),
+        _of(used.bytes_stored / 2**20, stored_mb),
+    )
+
+
+def _of(amount: float, limit: float | None) -> str:
+    """With the key's own limit, if it has one."""
+    return f"{amount:.0f}" + (f" of {limit:.0f}" if limit else "")
 
 
 def _in(days: float) -> datetime:

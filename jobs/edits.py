@@ -6,12 +6,33 @@ None of these is a transition; those are in ``jobs.lifecycle``. Nothing here com
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, delete, update
+from sqlalchemy import ColumnElement, text, update
 from sqlalchemy.orm import Session
 
+from jobs.quotas import AUDIO_WINDOW_SECONDS
 from models import JobStatus, Priority, TranscriptionJob
+
+#: Delete a job; what it cost of its key's hour of audio still counts.
+DELETE: Final = text("""
+WITH deleted AS (
+    DELETE FROM transcription_jobs
+     WHERE id = :job_id
+       AND (CAST(:owner_id AS uuid) IS NULL OR owner_id = :owner_id)
+    RETURNING id, api_key_id, created_at, started_at, status, audio_seconds, audio_estimated
+), spent AS (
+    INSERT INTO spent_audio (job_id, api_key_id, submitted_at, audio_seconds)
+    SELECT id, api_key_id, created_at, audio_seconds
+      FROM deleted
+     WHERE api_key_id IS NOT NULL
+       AND audio_seconds > 0
+       AND started_at IS NOT NULL
+       AND NOT (status = 'failed' AND audio_estimated)
+       AND created_at > now() - make_interval(secs => :window)
+)
+SELECT id FROM deleted
+""")
 
 
 def set_priority(
@@ -57,12 +78,8 @@ def delete_job(session: Session, job_id: uuid.UUID, *, owner_id: uuid.UUID | Non
 
     A worker that has it in hand loses its lease: its next write finds no row, and it stops.
     """
-    statement = (
-        delete(TranscriptionJob)
-        .where(TranscriptionJob.id == job_id, *_of(owner_id))
-        .returning(TranscriptionJob.id)
-    )
-    return session.scalar(statement) is not None
+    values = {"job_id": job_id, "owner_id": owner_id, "window": AUDIO_WINDOW_SECONDS}
+    return session.execute(DELETE, values).first() is not None
 
 
 def _of(owner_id: uuid.UUID | None) -> list[ColumnElement[bool]]:

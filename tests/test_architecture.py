@@ -26,7 +26,17 @@ ROWS = (
     {"speech", "local_servers", "outgoing"},
     {"models"},
     {"database"},
-    {"auth", "celery_app", "first_keys", "jobs", "keys", "model_pool", "model_shelf", "solo"},
+    {
+        "auth",
+        "celery_app",
+        "first_keys",
+        "jobs",
+        "keys",
+        "model_pool",
+        "model_shelf",
+        "request_counts",
+        "solo",
+    },
     {"api", "attempts", "tasks", "maintenance", "reaper"},
     {"app", "cli", "commands", "migrations", "serve", "welcome", "worker"},  # entry points
     {"rig"},  # what tools and tests share
@@ -41,6 +51,7 @@ UNITS = {
     "keys": "auth",
     "model_shelf": "model_pool",
     "reaper": "maintenance",
+    "request_counts": "auth",
     "redaction": "telemetry",
     "solo": "model_pool",
     "welcome": "serve",

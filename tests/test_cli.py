@@ -15,6 +15,7 @@ from uuid_utils.compat import uuid7
 
 import auth
 import cli
+from auth import Allowance
 from config import SERVERS_FILE
 from errors import NotAuthenticated
 from jobs import lifecycle, queues
@@ -206,6 +207,36 @@ def test_the_last_admin_key_is_revoked_by_force_alone(run, fail):
 
     assert fail("keys", "revoke", prefix)[0] == 1
     assert "revoked" in run("keys", "revoke", prefix, "--force")
+
+
+def test_a_key_can_be_limited(run, sessions):
+    key = run("keys", "create", "--owner", "alice").strip()
+    run("keys", "limit", key[:17], "--requests", "5", "--stored-mb", "1")
+    run("keys", "limit", key[:17], "--jobs-at-once", "0")
+    allowed = principal(sessions, key).allowance
+
+    assert allowed == Allowance(requests=5, bytes_stored=2**20, jobs_at_once=0)
+
+
+def test_a_key_can_have_the_defaults_again(run, sessions):
+    key = run("keys", "create", "--owner", "alice").strip()
+    run("keys", "limit", key[:17], "--requests", "5", "--jobs-at-once", "3")
+    run("keys", "limit", key[:17], "--jobs-at-once", "4", "--default")
+
+    assert principal(sessions, key).allowance == Allowance(jobs_at_once=4)
+
+
+def test_a_limit_says_what_should_be_limited(run, fail):
+    prefix = run("keys", "create", "--owner", "alice")[:17]
+
+    assert fail("keys", "limit", prefix)[0] == 1
+
+
+def test_usage_of_all_keys_is_listed(run):
+    prefix = run("keys", "create", "--owner", "alice")[:17]
+    run("keys", "limit", prefix, "--jobs-at-once", "7")
+
+    assert "0 of 7" in run("keys", "usage")
 
 
 def test_owners_are_listed(run):

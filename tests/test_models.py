@@ -11,7 +11,7 @@ from sqlalchemy import CheckConstraint, Engine, create_engine, event, text
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from jobs import dead_letters, lifecycle, queries, queues, retention, statements
+from jobs import dead_letters, lifecycle, queries, queues, quotas, retention, statements
 from jobs.dead_letters import Wanted
 from jobs.lifecycle import Beat, Lane, Lease, Redrive, StillLease
 from jobs.paging import Place
@@ -19,6 +19,7 @@ from local_servers import PostgresServer
 from maintenance import PROBER_BATCH, UNPROBED
 from models import (
     FINAL,
+    ApiKey,
     ErrorLog,
     JobStatus,
     Owner,
@@ -39,12 +40,14 @@ JOB_TABLE = TranscriptionJob.__tablename__
 SEED = f"""
 INSERT INTO owners (id, name)
 SELECT gen_random_uuid(), 'owner ' || n FROM generate_series(0, {OWNERS - 1}) AS n;
+INSERT INTO api_keys (id, owner_id, prefix, key_sha256, scopes)
+SELECT gen_random_uuid(), id, name, sha256(name::bytea), '{{}}' FROM owners;
 INSERT INTO {JOB_TABLE}
-       (id, owner_id, status, priority, created_at, completed_at, not_before, engine_name,
-        model_name, client_filename, upload_bytes, upload_sha256, upload_deleted_at,
+       (id, owner_id, api_key_id, status, priority, created_at, completed_at, not_before,
+        engine_name, model_name, client_filename, upload_bytes, upload_sha256, upload_deleted_at,
         audio_seconds, probed_at, cancel_requested_at, max_attempts, worker_name,
         failure_reason, dead_letter_noted_at, resolved_at)
-SELECT gen_random_uuid(), owners.id, status,
+SELECT gen_random_uuid(), owners.id, api_keys.id, status,
        CASE WHEN n % 10 = 0 THEN 'high' ELSE 'normal' END,
        at, ended_at, at, 'openai-whisper', 'demo', 'talk.wav', 10, '',
        CASE WHEN n % 50 > 0 THEN ended_at END,
@@ -64,7 +67,8 @@ SELECT gen_random_uuid(), owners.id, status,
                                  ELSE 'failed' END AS status) AS chosen
  CROSS JOIN LATERAL (SELECT CASE WHEN status NOT IN ('pending', 'processing') THEN at END
                             AS ended_at) AS ended
-  JOIN owners ON owners.name = 'owner ' || n % {OWNERS};
+  JOIN owners ON owners.name = 'owner ' || n % {OWNERS}
+  JOIN api_keys ON api_keys.owner_id = owners.id;
 INSERT INTO error_logs (job_id, attempt, lease_epoch, error_code, error_message)
 SELECT id, 1, 1, 'not_audio', '' FROM {JOB_TABLE} WHERE status = 'failed';
 ANALYZE;
@@ -114,6 +118,12 @@ def with_job(status: str, act: Callable[[Session, TranscriptionJob], object]) ->
     return lambda session, _: act(session, job_of(session, status))
 
 
+def with_key(act: Callable[[Session, uuid.UUID], object]) -> Query:
+    return lambda session, owner_id: act(
+        session, session.query(ApiKey).filter_by(owner_id=owner_id).one().id
+    )
+
+
 def listing(*, mine: bool, status: JobStatus | None) -> Query:
     return lambda session, owner_id: queries.page(
         session,
@@ -144,6 +154,18 @@ QUERIES: dict[str, tuple[str, Query]] = {
     "dispatch of high": ("owner_lane", dispatch("high")),
     "dispatch of normal": ("owner_lane", dispatch("normal")),
     "dispatch of retry": ("owner_lane", dispatch("retry")),
+    "a key's jobs at once": (
+        "key_lane",
+        with_key(lambda s, key: s.execute(quotas.JOBS, {"key_id": key}).all()),
+    ),
+    "a key's stored bytes": (
+        "key_stored",
+        with_key(lambda s, key: s.execute(quotas.BYTES, {"key_id": key}).all()),
+    ),
+    "a key's audio": (
+        "key_age",
+        with_key(lambda s, key: s.execute(quotas.AUDIO, {"key_id": key, "window": 3600}).all()),
+    ),
     "claim": (
         "pk",
         with_job("pending", lambda s, job: lifecycle.claim(s, job.id, "w1")),

@@ -62,6 +62,10 @@ def upgrade() -> None:
     sa.Column('previous_expires_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
     sa.Column('previous_used_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
     sa.Column('scopes', postgresql.ARRAY(sa.Text()), nullable=False),
+    sa.Column('max_requests', sa.Integer(), nullable=True),
+    sa.Column('max_audio_seconds_per_hour', sa.DOUBLE_PRECISION(), nullable=True),
+    sa.Column('max_jobs_at_once', sa.Integer(), nullable=True),
+    sa.Column('max_bytes_stored', sa.BigInteger(), nullable=True),
     sa.Column('may_use_high', sa.Boolean(), server_default=sa.text('true'), nullable=False),
     sa.Column('note', sa.Text(), nullable=True),
     sa.Column('created_at', postgresql.TIMESTAMP(timezone=True), server_default=sa.text('now()'), nullable=False),
@@ -69,6 +73,7 @@ def upgrade() -> None:
     sa.Column('revoked_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
     sa.Column('last_used_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
     sa.CheckConstraint('num_nulls(previous_prefix, previous_sha256, previous_expires_at) IN (0, 3)', name=op.f('ck_api_keys_previous_is_whole')),
+    sa.CheckConstraint('LEAST(max_requests, max_audio_seconds_per_hour, max_jobs_at_once, max_bytes_stored) >= 0', name=op.f('ck_api_keys_limits_not_negative')),
     sa.ForeignKeyConstraint(['owner_id'], ['owners.id'], name=op.f('fk_api_keys_owner_id_owners')),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_api_keys')),
     sa.UniqueConstraint('key_sha256', name=op.f('uq_api_keys_key_sha256')),
@@ -85,6 +90,22 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('owner_id', 'key', name=op.f('pk_idempotency_keys'))
     )
     op.create_index(op.f('ix_idempotency_keys_created_at'), 'idempotency_keys', ['created_at'], unique=False)
+    op.create_table('request_counts',
+    sa.Column('api_key_id', sa.UUID(), nullable=False),
+    sa.Column('window_start', postgresql.TIMESTAMP(timezone=True), nullable=False),
+    sa.Column('requests', sa.Integer(), nullable=False),
+    sa.ForeignKeyConstraint(['api_key_id'], ['api_keys.id'], name=op.f('fk_request_counts_api_key_id_api_keys'), ondelete='CASCADE'),
+    sa.PrimaryKeyConstraint('api_key_id', 'window_start', name=op.f('pk_request_counts'))
+    )
+    op.create_table('spent_audio',
+    sa.Column('job_id', sa.UUID(), nullable=False),
+    sa.Column('api_key_id', sa.UUID(), nullable=False),
+    sa.Column('submitted_at', postgresql.TIMESTAMP(timezone=True), nullable=False),
+    sa.Column('audio_seconds', sa.DOUBLE_PRECISION(), nullable=False),
+    sa.ForeignKeyConstraint(['api_key_id'], ['api_keys.id'], name=op.f('fk_spent_audio_api_key_id_api_keys'), ondelete='CASCADE'),
+    sa.PrimaryKeyConstraint('job_id', name=op.f('pk_spent_audio'))
+    )
+    op.create_index('ix_spent_audio_key_age', 'spent_audio', ['api_key_id', 'submitted_at'], unique=False)
     op.create_table('transcription_jobs',
     sa.Column('id', sa.UUID(), nullable=False),
     sa.Column('owner_id', sa.UUID(), nullable=False),
@@ -159,6 +180,8 @@ def upgrade() -> None:
     postgresql_with={'fillfactor': '80'}
     )
     op.create_index('ix_transcription_jobs_key_age', 'transcription_jobs', ['api_key_id', 'created_at'], unique=False)
+    op.create_index('ix_transcription_jobs_key_lane', 'transcription_jobs', ['api_key_id', 'lane', 'not_before', 'id'], unique=False, postgresql_where=sa.text("status = 'pending'"))
+    op.create_index('ix_transcription_jobs_key_stored', 'transcription_jobs', ['api_key_id'], unique=False, postgresql_include=['upload_bytes'], postgresql_where=sa.text('upload_deleted_at IS NULL'))
     op.create_index('ix_transcription_jobs_lane', 'transcription_jobs', ['lane', 'not_before', 'id'], unique=False, postgresql_where=sa.text("status = 'pending'"))
     op.create_index('ix_transcription_jobs_unprobed', 'transcription_jobs', ['not_before'], unique=False, postgresql_where=sa.text("status = 'pending' AND probed_at IS NULL"))
     op.create_index('ix_transcription_jobs_owner_age', 'transcription_jobs', ['owner_id', sa.literal_column('created_at DESC'), sa.literal_column('id DESC')], unique=False)
@@ -243,11 +266,16 @@ def downgrade() -> None:
     op.drop_index('ix_transcription_jobs_owner_status_age', table_name='transcription_jobs')
     op.drop_index('ix_transcription_jobs_owner_age', table_name='transcription_jobs')
     op.drop_index('ix_transcription_jobs_unprobed', table_name='transcription_jobs', postgresql_where=sa.text("status = 'pending' AND probed_at IS NULL"))
+    op.drop_index('ix_transcription_jobs_key_stored', table_name='transcription_jobs', postgresql_where=sa.text('upload_deleted_at IS NULL'))
+    op.drop_index('ix_transcription_jobs_key_lane', table_name='transcription_jobs', postgresql_where=sa.text("status = 'pending'"))
     op.drop_index('ix_transcription_jobs_key_age', table_name='transcription_jobs')
     op.drop_index('ix_transcription_jobs_lane', table_name='transcription_jobs', postgresql_where=sa.text("status = 'pending'"))
     op.drop_table('transcription_jobs')
     op.drop_index(op.f('ix_idempotency_keys_created_at'), table_name='idempotency_keys')
     op.drop_table('idempotency_keys')
+    op.drop_index('ix_spent_audio_key_age', table_name='spent_audio')
+    op.drop_table('spent_audio')
+    op.drop_table('request_counts')
     op.drop_index(op.f('ix_api_keys_owner_id'), table_name='api_keys')
     op.drop_table('api_keys')
     op.drop_table('workers')

@@ -62,13 +62,6 @@ def test_every_error_is_documented_as_a_problem(operation):
     assert all(set(error["content"]) == {MEDIA_TYPE} for error in errors.values())
 
 
-@each_operation
-def test_every_operation_but_the_probes_names_its_keys(operation):
-    keys = [name for scheme in operation.get("security", []) for name in scheme]
-
-    assert sorted(keys) == ([] if operation["tags"] == ["health"] else ["ApiKey", "Bearer"])
-
-
 def test_names_of_components_are_allowed():
     names = [name for kind in DOCUMENT["components"].values() for name in kind]
 
