@@ -33,6 +33,7 @@ its default message. What a failed attempt leads to is in ``retries``, by class.
 
 from __future__ import annotations
 
+import errno
 from typing import Any, ClassVar
 
 
@@ -50,7 +51,7 @@ class ServiceError(Exception):
 
 def kind_of(error: BaseException) -> type[ServiceError]:
     """The class of ours that any error counts as, foreseen or not."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return EngineOutOfMemory
     return type(error) if isinstance(error, ServiceError) else ServiceError
 

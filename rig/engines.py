@@ -193,6 +193,12 @@ def _raise(error: BaseException) -> Callable[[], None]:
     return throw
 
 
+def _eat_memory() -> None:
+    eaten = []
+    while True:
+        eaten.append(b"x" * 2**20)  # no zeros: those take no memory
+
+
 FAULTS: Final[dict[str, Callable[[], object]]] = {
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "segfault": lambda: os.kill(os.getpid(), signal.SIGSEGV),
@@ -203,4 +209,5 @@ FAULTS: Final[dict[str, Callable[[], object]]] = {
     "exit": _raise(SystemExit(3)),
     "interrupt": _raise(KeyboardInterrupt()),
     "error": _raise(RuntimeError("something unforeseen")),
+    "eat-memory": _eat_memory,
 }

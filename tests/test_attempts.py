@@ -1,5 +1,6 @@
 """How an attempt that fails ends, on real PostgreSQL: what the table says comes to pass."""
 
+import errno
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -177,6 +178,7 @@ def test_trouble_of_ours_uses_up_no_attempt_and_is_none_of_the_jobs_errors(
     ("error", "code"),
     [
         (MemoryError(), "out_of_memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out_of_memory"),
         (RuntimeError("unforeseen"), "internal_error"),
         (SystemExit(3), "internal_error"),
     ],

@@ -93,12 +93,15 @@ class Chaos:
         self.jobs.append(job_id)
         return job_id
 
-    def submit_null(self, windows: int, seconds: float = 0.0, **values: Any) -> uuid.UUID:
+    def submit_null(
+        self, windows: int, seconds: float = 0.0, *, fault: str | None = None, **values: Any
+    ) -> uuid.UUID:
         """Submit a job that takes no more than so many seconds for each window."""
         script = Script(windows=windows, seconds=seconds, tag=f"T{len(self.jobs)}")
         upload = self.stack.folder / f"{script.tag}.null"
         upload.write_bytes(null_upload(script))
-        values = {"model_name": NULL_MODEL, "initial_prompt": str(script), **values}
+        prompt = str(script) if fault is None else f"{script}; fault: {fault}"
+        values = {"model_name": NULL_MODEL, "initial_prompt": prompt, **values}
         return self.submit(upload, **values)
 
     def end_of(self, job_id: uuid.UUID) -> TranscriptionJob:
