@@ -50,21 +50,21 @@ from telemetry import configure_logging
 #: Requests under way when the process is told to stop have so long to finish. A client that reads
 #: an endless answer must not keep the process from ending.
 GRACEFUL_SECONDS: Final = 10
+#: Of several processes, one that does not answer its parent for so long is killed and replaced. The
+#: default of 5 s is less than a busy machine may take to run it.
+UNHEALTHY_SECONDS: Final = 60
 
 
 def serving(settings: Settings) -> dict[str, Any]:
     """How uvicorn serves us, whatever else it is told."""
-    limits = Limits(
-        head_seconds=settings.header_timeout_seconds,
-        max_connections=settings.max_connections,
-        max_per_address=settings.max_connections_per_address,
-    )
     return {
-        "http": protocol.protocol(limits, settings.trusted_proxies),
+        # by name: WEB_CONCURRENCY has uvicorn start several processes, which are handed this
+        "http": "app:Protocol",
         "ws": "none",
         "forwarded_allow_ips": list(settings.trusted_proxies),
         "timeout_keep_alive": settings.keep_alive_seconds,
         "timeout_graceful_shutdown": GRACEFUL_SECONDS,
+        "timeout_worker_healthcheck": UNHEALTHY_SECONDS,
         "server_header": False,
         # our own line for each request says more, and no query
         "access_log": False,
@@ -138,9 +138,14 @@ def _surround(app: FastAPI, settings: Settings) -> None:
 
 
 @functools.cache
-def _from_environment() -> FastAPI:
+def _settings() -> Settings:
+    return Settings.from_env()
+
+
+@functools.cache
+def _app_from_environment() -> FastAPI:
     try:
-        settings = Settings.from_env()
+        settings = _settings()
         configure_logging(settings.log_level, settings.log_format, secrets=settings.secrets())
         return create_app(settings)
     except SettingsError as error:
@@ -148,10 +153,23 @@ def _from_environment() -> FastAPI:
         raise SystemExit(error.message) from None
 
 
-def __getattr__(name: str) -> FastAPI:
-    # for `uvicorn app:app`, which looks for the attribute `app`
+@functools.cache
+def _protocol_from_environment() -> type[protocol.LimitedProtocol]:
+    settings = _settings()
+    limits = Limits(
+        head_seconds=settings.header_timeout_seconds,
+        max_connections=settings.max_connections,
+        max_per_address=settings.max_connections_per_address,
+    )
+    return protocol.protocol(limits, settings.trusted_proxies)
+
+
+def __getattr__(name: str) -> FastAPI | type[protocol.LimitedProtocol]:
+    # for `uvicorn app:app --http app:Protocol`, which looks for these attributes
     if name == "app":
-        return _from_environment()
+        return _app_from_environment()
+    if name == "Protocol":
+        return _protocol_from_environment()
     raise AttributeError(name)
 
 

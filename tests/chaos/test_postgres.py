@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import NullPool, create_engine, text
 
 from local_servers import PostgresServer
-from tests.chaos.conftest import LEASE, LONG_TEXT, REAPED, Chaos, words_of
+from tests.chaos.conftest import HEARTBEAT, LEASE, LONG_TEXT, REAPED, Chaos, words_of
 from tests.stack.conftest import wait_for
 
 pytestmark = [pytest.mark.chaos, pytest.mark.model]
@@ -71,7 +71,7 @@ def test_an_outage_longer_than_a_lease_reaps_nobody(
     postgres.stop()
     wait_for(lambda: worker.said("database is away"), "the worker noticed")
     before = broken.ticks.count
-    wait_for(lambda: broken.ticks.count > before + 2 * LEASE / 0.5, "two leases pass")
+    wait_for(lambda: broken.ticks.count > before + 2 * LEASE / HEARTBEAT, "two leases pass")
     postgres.start()
     done = broken.end_of(job_id)
 
@@ -134,9 +134,30 @@ def test_a_locked_table_reaps_nobody(
     with engine.begin() as connection:
         connection.execute(text("LOCK TABLE transcription_jobs IN ACCESS EXCLUSIVE MODE"))
         before = broken.ticks.count
-        wait_for(lambda: broken.ticks.count > before + 1.5 * LEASE / 0.5, "a lease passes")
+        wait_for(lambda: broken.ticks.count > before + 1.5 * LEASE / HEARTBEAT, "a lease passes")
     done = broken.end_of(job_id)
 
     assert (done.status, done.attempt) == ("completed", 1)
     assert words_of(broken.stack, job_id) == LONG_TEXT
     broken.check()
+
+
+@pytest.mark.fault("F30", "attempts wait for the only connection of their pool, for over a lease")
+def test_heartbeats_do_not_wait_for_the_pool(chaos: Chaos) -> None:
+    chaos.stack.maintenance()
+    chaos.worker(CELERY_CONCURRENCY="3", DATABASE_POOL_SIZE="1", DATABASE_MAX_OVERFLOW="0")
+    jobs = [chaos.submit_null(8, 0.2) for _ in range(3)]
+    for job_id in jobs:
+        chaos.stack.wait_for_windows(job_id, 1)
+    with chaos.stack.sessions.begin() as session:
+        # whoever keeps a window holds the connection until the lock is given up
+        session.execute(text("LOCK TABLE transcription_windows IN ACCESS EXCLUSIVE MODE"))
+        before = [chaos.stack.job(job_id).heartbeat_seq for job_id in jobs]
+        ticks = chaos.ticks.count
+        wait_for(lambda: chaos.ticks.count > ticks + 1.5 * LEASE / HEARTBEAT, "a lease passes")
+        meanwhile = [chaos.stack.job(job_id).heartbeat_seq for job_id in jobs]
+    done = [chaos.end_of(job_id) for job_id in jobs]
+
+    assert all(later > sooner for sooner, later in zip(before, meanwhile, strict=True))
+    assert [(job.status, job.lease_epoch, job.attempt) for job in done] == [("completed", 1, 1)] * 3
+    chaos.check()

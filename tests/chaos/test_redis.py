@@ -3,11 +3,13 @@
 import os
 import signal
 import uuid
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from local_servers import ValkeyServer
+from models import TranscriptionJob
 from tests.chaos.conftest import (
     DISPATCH,
     LONG_TEXT,
@@ -187,4 +189,31 @@ def test_a_queue_of_another_type_is_survived(broken: Chaos) -> None:
     done = broken.end_of(job_id)
 
     assert (done.status, words_of(broken.stack, job_id)) == ("completed", SHORT_TEXT)
+    broken.check()
+
+
+def started(job: TranscriptionJob) -> datetime:
+    assert job.started_at is not None
+    return job.started_at
+
+
+@pytest.mark.usefixtures("valkey")
+@pytest.mark.fault("F39", "urgent jobs come while every connection to Redis is cut again and again")
+def test_urgent_jobs_go_first_while_connections_are_cut(broken: Chaos) -> None:
+    broken.stack.maintenance()
+    worker = broken.worker(CELERY_CONCURRENCY="1", PREEMPTION="false")
+    normal = [broken.submit_null(1, 0.4) for _ in range(14)]
+    urgent = []
+    for _ in range(4):
+        broken.stack.redis.client_kill_filter(_type="normal", skipme=True)
+        urgent.append(broken.submit_null(1, priority="high"))
+        broken.stack.redis.client_kill_filter(_type="normal", skipme=True)
+        broken.end_of(urgent[-1])
+    starts = [started(broken.end_of(job_id)) for job_id in normal]
+
+    for job in map(broken.stack.job, urgent):
+        # one may have been on its way from Redis when the urgent one came
+        assert sum(job.created_at < start < started(job) for start in starts) <= 1
+    assert [broken.stack.job(job_id).lease_epoch for job_id in normal + urgent] == [1] * 18
+    assert worker.popen.poll() is None
     broken.check()

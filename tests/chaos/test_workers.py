@@ -39,6 +39,20 @@ def test_a_killed_workers_job_is_finished_by_another(chaos: Chaos, long_recordin
     chaos.check()
 
 
+@pytest.mark.fault("F7", "SIGTERM with a job that is shorter than the grace")
+def test_sigterm_lets_a_short_job_finish(chaos: Chaos) -> None:
+    worker = chaos.worker(DRAIN_SECONDS="100")
+    job_id = chaos.submit_null(4, 0.5)
+    chaos.stack.wait_for_windows(job_id, 1)
+    worker.signal(signal.SIGTERM)
+    status = worker.wait()
+    done = chaos.stack.job(job_id)
+
+    assert status == 0
+    assert (done.status, done.lease_epoch, done.interrupt_count) == ("completed", 1, 0)
+    chaos.check()
+
+
 @pytest.mark.fault("F8", "SIGTERM with a long job: handed back, resumed elsewhere")
 def test_sigterm_hands_a_long_job_back_and_another_worker_goes_on_where_it_was(
     chaos: Chaos, long_recording: Path
