@@ -24,6 +24,9 @@ from models import ApiKey, Owner, Scope
 NOT_FOUND: Final = "There is no such key."
 #: How long a secret works after it was rotated, unless told otherwise.
 GRACE: Final = timedelta(days=1)
+#: A key's share of the workers beside another's.
+MIN_WEIGHT: Final = 0.01
+MAX_WEIGHT: Final = 100.0
 #: Held while keys change: of two operators who revoke each other's key, the second is refused.
 LOCK: Final = 0x5354_5401
 
@@ -38,6 +41,7 @@ class Grant:
     expires_at: datetime | None = None
     note: str | None = None
     allowance: Allowance = field(default_factory=Allowance)
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +64,7 @@ def create(session: Session, grant: Grant) -> tuple[str, ApiKey]:
         may_use_high=grant.may_use_high,
         note=grant.note,
         expires_at=grant.expires_at,
+        weight=grant.weight,
         **columns(asdict(grant.allowance)),
     )
     session.add(key)

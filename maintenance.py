@@ -125,7 +125,11 @@ class Dispatcher:
             return
         with get_db_session(self._sessions) as session:
             due = lifecycle.dispatch(
-                session, lane, room=room, redispatch_seconds=self._redispatch_seconds
+                session,
+                lane,
+                room=room,
+                redispatch_seconds=self._redispatch_seconds,
+                window=window,
             )
         self._publish([job.job_id for job in due], lane)
 

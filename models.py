@@ -130,6 +130,9 @@ class ApiKey(Base):
     max_jobs_at_once: Mapped[int | None]
     #: Of uploads that are kept.
     max_bytes_stored: Mapped[int | None] = mapped_column(BigInteger)
+    #: Its share of the workers: of two keys with jobs waiting, one of twice the weight has twice
+    #: as many running.
+    weight: Mapped[float] = mapped_column(REAL, server_default=text("1"))
     #: Whether jobs of this key may ask for ``high``.
     may_use_high: Mapped[bool] = mapped_column(server_default=text("true"))
     note: Mapped[str | None]
@@ -151,6 +154,7 @@ class ApiKey(Base):
             " >= 0",
             name="limits_not_negative",
         ),
+        CheckConstraint("weight BETWEEN 0.01 AND 100", name="weight_in_bounds"),
     )
 
 
@@ -334,7 +338,7 @@ class TranscriptionJob(Base):
         Index("ix_transcription_jobs_age", *NEWEST_FIRST),
         # what a key has submitted, lately or at all
         Index("ix_transcription_jobs_key_age", "api_key_id", "created_at"),
-        # what a key has waiting
+        # what a key has waiting, and the dispatcher takes next of it
         Index(
             "ix_transcription_jobs_key_lane",
             "api_key_id",
@@ -349,15 +353,6 @@ class TranscriptionJob(Base):
             "api_key_id",
             postgresql_include=["upload_bytes"],
             postgresql_where=text("upload_deleted_at IS NULL"),
-        ),
-        # what the dispatcher takes next of one owner
-        Index(
-            "ix_transcription_jobs_owner_lane",
-            "owner_id",
-            "lane",
-            "not_before",
-            "id",
-            postgresql_where=text("status = 'pending'"),
         ),
         # how many wait before a job
         Index(

@@ -45,6 +45,16 @@ class KeyLimits(Body):
     ] = None
 
 
+Weight = Annotated[
+    float,
+    Field(
+        ge=keys.MIN_WEIGHT,
+        le=keys.MAX_WEIGHT,
+        description="Its share of the workers: twice the weight of another key, twice as many.",
+    ),
+]
+
+
 class NewKey(Body):
     """What a new key is to be."""
 
@@ -53,6 +63,7 @@ class NewKey(Body):
     may_use_high: bool = Field(True, description="Whether its jobs may ask for `high`.")
     expires_at: AwareDatetime | None = Field(None, description="Works until then; null: for ever.")
     note: Note | None = Field(None, description="What it is for.")
+    weight: Weight = 1.0
     limits: KeyLimits = Field(default_factory=KeyLimits)
 
     @field_validator("owner")
@@ -76,6 +87,7 @@ class KeyPatch(Body):
     may_use_high: bool = Field(True, description="Whether its jobs may ask for `high`.")
     expires_at: AwareDatetime | None = Field(None, description="Works until then; null: for ever.")
     note: Note | None = Field(None, description="What it is for.")
+    weight: Weight = 1.0
     limits: KeyLimits = Field(
         default_factory=KeyLimits, description="Those that are left out stay."
     )
@@ -132,6 +144,7 @@ class Key(Answer):
     state: Literal["works", "expired", "revoked"]
     scopes: list[Scope]
     may_use_high: bool
+    weight: float = Field(description="Its share of the workers beside other keys.")
     limits: KeyLimits
     note: str | None
     created_at: Time

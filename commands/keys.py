@@ -25,7 +25,14 @@ SHORTEST_DAYS: Final = 0.001
 LONGEST_DAYS: Final = 36_500
 
 COLUMNS: Final = ("prefix", "owner", "state", "scopes", "last used", "id", "note")
-USAGE_COLUMNS: Final = ("prefix", "owner", "jobs at once", "audio seconds, 1 h", "MB stored")
+USAGE_COLUMNS: Final = (
+    "prefix",
+    "owner",
+    "jobs at once",
+    "audio seconds, 1 h",
+    "MB stored",
+    "weight",
+)
 
 app = typer.Typer(help="API keys.", no_args_is_help=True)
 
@@ -142,7 +149,7 @@ def change_key(
 
 
 @app.command("limit")
-def limit_key(
+def limit_key(  # noqa: PLR0913, PLR0917 - one for each option
     which: Which,
     requests: Annotated[
         int | None,
@@ -165,6 +172,15 @@ def limit_key(
         int | None,
         typer.Option(min=0, max=2**24, help="Uploads of it that are kept, in MB; 0: any amount."),
     ] = None,
+    weight: Annotated[
+        float | None,
+        typer.Option(
+            min=keys.MIN_WEIGHT,
+            max=keys.MAX_WEIGHT,
+            callback=_require_number,
+            help="Its share of the workers: twice another key's, twice as many.",
+        ),
+    ] = None,
     default: Annotated[
         bool, typer.Option("--default", help="What is not given is the service's default again.")
     ] = False,
@@ -179,6 +195,8 @@ def limit_key(
     values = keys.columns(asdict(limits))
     if not default:
         values = {name: value for name, value in values.items() if value is not None}
+    if default or weight is not None:
+        values["weight"] = 1.0 if weight is None else weight
     if not values:
         raise InvalidRequest("Say what should be limited: see --help.")
     with transaction(service_settings()) as session:
@@ -244,6 +262,7 @@ def _usage_row(key: ApiKey, used: Used) -> Sequence[str]:
         _of(used.jobs, key.max_jobs_at_once),
         _of(used.audio_seconds, key.max_audio_seconds_per_hour),
         _of(used.bytes_stored / 2**20, stored_mb),
+        f"{key.weight:g}",
     )
 
 

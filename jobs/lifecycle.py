@@ -497,11 +497,16 @@ def reap(
     ]
 
 
-def dispatch(session: Session, lane: Lane, *, room: int, redispatch_seconds: float) -> list[Due]:
-    """Choose up to ``room`` jobs of a lane to publish, in turn over the owners, and mark them."""
-    rows = session.execute(
-        statements.DISPATCH, {"lane": lane, "room": room, "redispatch": redispatch_seconds}
-    )
+def dispatch(
+    session: Session, lane: Lane, *, room: int, redispatch_seconds: float, window: int = 0
+) -> list[Due]:
+    """Choose up to ``room`` jobs of a lane to publish, in turn over the keys, and mark them.
+
+    Args:
+        window: How many messages the lane holds at most: those of a key count as turns it had.
+    """
+    values = {"lane": lane, "room": room, "deep": room + 2 * window}
+    rows = session.execute(statements.DISPATCH, {**values, "redispatch": redispatch_seconds})
     return [Due(job_id=row.id, waited_seconds=row.waited_seconds) for row in rows]
 
 

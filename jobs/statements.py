@@ -406,25 +406,61 @@ _PUBLISHED = """dispatch_count = dispatch_count + 1,
            secs => LEAST(:redispatch * power(2, LEAST(dispatch_count, 10)), 600))"""
 _WAITED = "EXTRACT(EPOCH FROM now() - job.not_before)::float AS waited_seconds"
 
-#: Choose what to publish next in one lane, turn by turn over the owners, and mark it published.
-#: Each owner's oldest come from an index, so the cost does not grow with the backlog.
-DISPATCH: Final = text(f"""
-WITH waiting AS (
-    SELECT next.id, next.not_before, next.turn
-      FROM owners
-     CROSS JOIN LATERAL (
-        SELECT id, not_before, row_number() OVER (ORDER BY not_before, id) AS turn
-          FROM (SELECT id, not_before
+#: What one key has waiting in a lane, the oldest first. Jobs without a key are one key's together.
+_OF_SHARER = """
                   FROM transcription_jobs
                  WHERE status = 'pending'
-                   AND owner_id = owners.id
+                   AND {key}
                    AND lane = :lane
-                   AND not_before <= now()
+                   AND not_before <= now()"""
+_DUE = """
+               (SELECT id, not_before {of}
                    AND dispatch_due_at <= now()
+                   AND {wanted}
                  ORDER BY not_before, id
-                 LIMIT :room) AS oldest) AS next
+                 LIMIT :room)"""
+_AHEAD = """
+               (SELECT dispatch_due_at {of}
+                   AND {wanted}
+                 ORDER BY not_before, id
+                 LIMIT :deep)"""
+
+
+def _each_sharer(rows: str) -> str:
+    own = rows.format(of=_OF_SHARER.format(key="api_key_id = sharers.id"), wanted="true")
+    rest = rows.format(of=_OF_SHARER.format(key="api_key_id IS NULL"), wanted="sharers.id IS NULL")
+    return f"{own} UNION ALL {rest}"
+
+
+#: Choose what to publish next in one lane, turn by turn over the keys, and mark it published. A
+#: key's turns count from what it has in hand already, running or as a message in the lane, and
+#: one of twice the weight has two for another's one. Each key's oldest come from an index, so the
+#: cost does not grow with the backlog.
+DISPATCH: Final = text(f"""
+WITH sharers AS (
+    SELECT id, weight FROM api_keys
+     UNION ALL
+    SELECT NULL, 1
+), running AS (
+    SELECT api_key_id, count(*) AS jobs
+      FROM transcription_jobs
+     WHERE status = 'processing'
+     GROUP BY api_key_id
+), waiting AS (
+    SELECT next.id,
+           next.not_before,
+           (next.turn + ahead.jobs + COALESCE(running.jobs, 0)) / sharers.weight AS turn
+      FROM sharers
+      LEFT JOIN running
+        ON running.api_key_id IS NOT DISTINCT FROM sharers.id
+     CROSS JOIN LATERAL (
+        SELECT id, not_before, row_number() OVER (ORDER BY not_before, id) AS turn
+          FROM ({_each_sharer(_DUE)}) AS oldest) AS next
+     CROSS JOIN LATERAL (
+        SELECT count(*) FILTER (WHERE dispatch_due_at > now()) AS jobs
+          FROM ({_each_sharer(_AHEAD)}) AS oldest) AS ahead
      WHERE {_NOT_PAUSED.format(lane=":lane")}
-     ORDER BY next.turn, next.not_before, next.id
+     ORDER BY turn, next.not_before, next.id
      LIMIT :room
 ), due AS (
     SELECT job.id

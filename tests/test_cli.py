@@ -226,6 +226,13 @@ def test_a_key_can_have_the_defaults_again(run, sessions):
     assert principal(sessions, key).allowance == Allowance(jobs_at_once=4)
 
 
+def test_a_key_can_be_given_weight(run):
+    prefix = run("keys", "create", "--owner", "alice")[:17]
+
+    assert run("keys", "limit", prefix, "--weight", "2.5").split()[-1] == "2.5"
+    assert run("keys", "limit", prefix, "--default").split()[-1] == "1"
+
+
 def test_a_limit_says_what_should_be_limited(run, fail):
     prefix = run("keys", "create", "--owner", "alice")[:17]
 

@@ -151,9 +151,9 @@ QUERIES: dict[str, tuple[str, Query]] = {
     ),
     "listing of all": ("age", listing(mine=False, status=None)),
     "listing of all failed": ("status_age", listing(mine=False, status=JobStatus.FAILED)),
-    "dispatch of high": ("owner_lane", dispatch("high")),
-    "dispatch of normal": ("owner_lane", dispatch("normal")),
-    "dispatch of retry": ("owner_lane", dispatch("retry")),
+    "dispatch of high": ("key_lane", dispatch("high")),
+    "dispatch of normal": ("key_lane", dispatch("normal")),
+    "dispatch of retry": ("key_lane", dispatch("retry")),
     "a key's jobs at once": (
         "key_lane",
         with_key(lambda s, key: s.execute(quotas.JOBS, {"key_id": key}).all()),
@@ -177,7 +177,7 @@ QUERIES: dict[str, tuple[str, Query]] = {
         ),
     ),
     "resuming of a queue": (
-        "lane|owner_lane",
+        "lane|key_lane",
         lambda session, _: queues.resume(session, ["high"]),
     ),
     "place in the queue": (

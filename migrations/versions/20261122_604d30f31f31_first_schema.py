@@ -66,6 +66,7 @@ def upgrade() -> None:
     sa.Column('max_audio_seconds_per_hour', sa.DOUBLE_PRECISION(), nullable=True),
     sa.Column('max_jobs_at_once', sa.Integer(), nullable=True),
     sa.Column('max_bytes_stored', sa.BigInteger(), nullable=True),
+    sa.Column('weight', sa.REAL(), server_default=sa.text('1'), nullable=False),
     sa.Column('may_use_high', sa.Boolean(), server_default=sa.text('true'), nullable=False),
     sa.Column('note', sa.Text(), nullable=True),
     sa.Column('created_at', postgresql.TIMESTAMP(timezone=True), server_default=sa.text('now()'), nullable=False),
@@ -74,6 +75,7 @@ def upgrade() -> None:
     sa.Column('last_used_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
     sa.CheckConstraint('num_nulls(previous_prefix, previous_sha256, previous_expires_at) IN (0, 3)', name=op.f('ck_api_keys_previous_is_whole')),
     sa.CheckConstraint('LEAST(max_requests, max_audio_seconds_per_hour, max_jobs_at_once, max_bytes_stored) >= 0', name=op.f('ck_api_keys_limits_not_negative')),
+    sa.CheckConstraint('weight BETWEEN 0.01 AND 100', name=op.f('ck_api_keys_weight_in_bounds')),
     sa.ForeignKeyConstraint(['owner_id'], ['owners.id'], name=op.f('fk_api_keys_owner_id_owners')),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_api_keys')),
     sa.UniqueConstraint('key_sha256', name=op.f('uq_api_keys_key_sha256')),
@@ -180,13 +182,12 @@ def upgrade() -> None:
     postgresql_with={'fillfactor': '80'}
     )
     op.create_index('ix_transcription_jobs_key_age', 'transcription_jobs', ['api_key_id', 'created_at'], unique=False)
-    op.create_index('ix_transcription_jobs_key_lane', 'transcription_jobs', ['api_key_id', 'lane', 'not_before', 'id'], unique=False, postgresql_where=sa.text("status = 'pending'"))
     op.create_index('ix_transcription_jobs_key_stored', 'transcription_jobs', ['api_key_id'], unique=False, postgresql_include=['upload_bytes'], postgresql_where=sa.text('upload_deleted_at IS NULL'))
     op.create_index('ix_transcription_jobs_lane', 'transcription_jobs', ['lane', 'not_before', 'id'], unique=False, postgresql_where=sa.text("status = 'pending'"))
+    op.create_index('ix_transcription_jobs_key_lane', 'transcription_jobs', ['api_key_id', 'lane', 'not_before', 'id'], unique=False, postgresql_where=sa.text("status = 'pending'"))
     op.create_index('ix_transcription_jobs_unprobed', 'transcription_jobs', ['not_before'], unique=False, postgresql_where=sa.text("status = 'pending' AND probed_at IS NULL"))
     op.create_index('ix_transcription_jobs_owner_age', 'transcription_jobs', ['owner_id', sa.literal_column('created_at DESC'), sa.literal_column('id DESC')], unique=False)
     op.create_index('ix_transcription_jobs_owner_status_age', 'transcription_jobs', ['owner_id', 'status', sa.literal_column('created_at DESC'), sa.literal_column('id DESC')], unique=False)
-    op.create_index('ix_transcription_jobs_owner_lane', 'transcription_jobs', ['owner_id', 'lane', 'not_before', 'id'], unique=False, postgresql_where=sa.text("status = 'pending'"))
     op.create_index('ix_transcription_jobs_processing', 'transcription_jobs', ['id'], unique=False, postgresql_where=sa.text("status = 'processing'"))
     op.create_index('ix_transcription_jobs_status_age', 'transcription_jobs', ['status', sa.literal_column('created_at DESC'), sa.literal_column('id DESC')], unique=False)
     op.create_index('ix_transcription_jobs_age', 'transcription_jobs', [sa.literal_column('created_at DESC'), sa.literal_column('id DESC')], unique=False)
@@ -262,7 +263,6 @@ def downgrade() -> None:
     op.drop_index('ix_transcription_jobs_status_age', table_name='transcription_jobs')
     op.drop_index('ix_transcription_jobs_age', table_name='transcription_jobs')
     op.drop_index('ix_transcription_jobs_processing', table_name='transcription_jobs', postgresql_where=sa.text("status = 'processing'"))
-    op.drop_index('ix_transcription_jobs_owner_lane', table_name='transcription_jobs', postgresql_where=sa.text("status = 'pending'"))
     op.drop_index('ix_transcription_jobs_owner_status_age', table_name='transcription_jobs')
     op.drop_index('ix_transcription_jobs_owner_age', table_name='transcription_jobs')
     op.drop_index('ix_transcription_jobs_unprobed', table_name='transcription_jobs', postgresql_where=sa.text("status = 'pending' AND probed_at IS NULL"))

@@ -136,6 +136,20 @@ def test_what_is_left_out_stays(client, admin, make):
     assert changed == {k: v for k, v in made.items() if k != "key"} | {"may_use_high": False}
 
 
+def test_the_weight_of_a_key_can_be_changed(client, admin, make):
+    made = make(weight=2)
+    changed = client.patch(f"/admin/keys/{made['id']}", json={"weight": 0.5}, headers=admin)
+
+    assert (made["weight"], changed.json()["weight"]) == (2.0, 0.5)
+
+
+@pytest.mark.parametrize("weight", [0, -1, 0.001, 101, None, "1"])
+def test_a_weight_is_neither_nothing_nor_everything(client, admin, make, weight):
+    path = f"/admin/keys/{make()['id']}"
+
+    assert client.patch(path, json={"weight": weight}, headers=admin).status_code == 422
+
+
 def test_null_takes_a_note_and_an_end_away(client, admin, make):
     made = make(note="a note", expires_at=later(days=1))
     changed = client.patch(

@@ -22,7 +22,6 @@ from models import (
     WISHES_VERSION,
     ErrorLog,
     JobStatus,
-    Owner,
     TranscriptionJob,
     TranscriptionResult,
     TranscriptionWindow,
@@ -740,21 +739,6 @@ def test_cancelling_takes_the_owner_into_account(make_job: MakeJob, sessions: Se
         assert lifecycle.cancel(session, job.id, owner_id=uuid7()) is None
 
     assert read(sessions, job.id).status == "pending"
-
-
-def test_dispatch_takes_owners_in_turn(
-    make_job: MakeJob, sessions: Sessions, owner_id: uuid.UUID
-) -> None:
-    other = Owner(name="bob")
-    with sessions.begin() as session:
-        session.add(other)
-    alices = [make_job().id for _ in range(5)]
-    bobs = [make_job(owner_id=other.id).id for _ in range(2)]
-
-    with sessions.begin() as session:
-        due = lifecycle.dispatch(session, "normal", room=4, redispatch_seconds=60)
-
-    assert {d.job_id for d in due} == {*alices[:2], *bobs[:2]}
 
 
 def test_a_dispatched_job_is_not_due_again_soon(make_job: MakeJob, sessions: Sessions) -> None:
