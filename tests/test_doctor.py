@@ -281,7 +281,10 @@ def test_where_nothing_is_set_it_says_how_to_begin(tmp_path: Path) -> None:
 # Redis
 
 
-def test_without_redis_all_else_is_still_told(look: Look) -> None:
+def test_without_redis_all_else_is_still_told(look: Look, session: Session) -> None:
+    # a test's server may have run for longer than the service may be without processes
+    announce(session)
+    announce(session, "maintenance")
     status, found = look(REDIS_URL=f"redis://{NOWHERE}")
 
     assert status == 1
@@ -520,7 +523,11 @@ def test_the_models_folder_has_to_be_one(look: Look, tmp_path: Path) -> None:
 # As a process
 
 
-def test_the_doctor_loads_no_engine_and_needs_none(look: Look, tmp_path: Path) -> None:
+def test_the_doctor_loads_no_engine_and_needs_none(
+    look: Look, session: Session, tmp_path: Path
+) -> None:
+    announce(session)
+    announce(session, "maintenance")
     script = (
         "import sys, cli\n"
         "sys.modules.update(dict.fromkeys(('torch', 'ctranslate2')))\n"
