@@ -261,6 +261,7 @@ class _Decoding:
         self._graph: Graph | None = None
         self._shape: tuple[str, str, int] | None = None
         self._seconds = 0.0
+        self._written = 0
         self._damaged = 0
         self._damaged_in_a_row = 0
 
@@ -273,7 +274,7 @@ class _Decoding:
         self._drain()
         with _disk_errors():
             self._file.flush()
-        if not self._seconds:
+        if not self._written:  # of a few milliseconds, resampling leaves nothing
             raise Refused("not_audio" if self._damaged else "no_audio_samples")
         return {"damaged_packets": self._damaged, "damaged_at_end": self._damaged_in_a_row}
 
@@ -328,7 +329,8 @@ class _Decoding:
                 samples = self._graph.pull()
                 assert isinstance(samples, AudioFrame)  # noqa: S101 - told to the type checker
                 with _disk_errors():
-                    self._file.write(memoryview(samples.planes[0])[: samples.samples * 4])
+                    written = memoryview(samples.planes[0])[: samples.samples * 4]
+                    self._written += self._file.write(written)
 
 
 @contextlib.contextmanager

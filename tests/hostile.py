@@ -140,6 +140,9 @@ NOT_AUDIO = {
     "a RIFF header and nothing else": Bad("not_audio", lambda _: media.wav()[:12], "x.wav"),
     "a FLAC header and nothing else": Bad("no_audio_samples", lambda _: media.flac_of_silence(0)),
     "a WAV header and nothing else": Bad("no_audio_samples", lambda _: media.wav(b""), "x.wav"),
+    "a WAV of four samples": Bad(  # found by tests/fuzz: decoded, to nothing
+        "no_audio_samples", lambda _: media.wav(bytes(range(8)), rate_hz=48_000), "x.wav"
+    ),
     "a silent film": Bad("no_audio_stream", lambda _: media.video(sound_codec=None), "x.mp4"),
     "an M4A cut before its index": Bad("not_audio", lambda _: m4a()[:8_000], "x.m4a"),
     "an M4A cut within its index": Bad(
