@@ -173,7 +173,7 @@ class Settings(BaseSettings):
         150, ge=10, le=10_000, description="Longest time that a submission waits for Redis"
     )
 
-    # Limits of a key that has none of its own
+    # Limits; those of a key hold where it has none of its own
     rate_limit_enabled: bool = Field(True, description="Whether requests of a key are limited")
     rate_limit_requests: int = Field(
         100, ge=1, le=10**6, description="Requests of one key in each RATE_LIMIT_WINDOW"
@@ -189,6 +189,9 @@ class Settings(BaseSettings):
     )
     key_stored_mb: Megabytes = Field(
         0, ge=0, description="Uploads of one key that are kept, in MB; 0: any amount"
+    )
+    max_queued_audio_hours: float = Field(
+        0, ge=0, le=10**6, description="Audio that may wait in all queues; 0: any amount"
     )
     max_auth_failures: int = Field(
         30, ge=0, le=10**6, description="401s of one address in a minute, then 429; 0: any number"

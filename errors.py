@@ -12,7 +12,7 @@
       EngineError                 the model failed
         EngineOutOfMemory, ModelUnavailable, ModelLoadFailed, ProcessDied, Stalled
       CapacityError               try later
-        DatabaseUnavailable, StorageUnavailable, DiskFull, PoolTimeout
+        DatabaseUnavailable, StorageUnavailable, DiskFull, PoolTimeout, QueueFull
       DecoderKilled               the decoder was ended from outside
       WorkerLost                  the worker was
       ConflictError               the job's state does not allow it
@@ -289,6 +289,12 @@ class PoolTimeout(CapacityError):
     """No model became free in time."""
 
     code = "pool_timeout"
+
+
+class QueueFull(CapacityError):
+    """Too much waits already; try again when some of it is done."""
+
+    code = "queue_full"
 
 
 class DecoderKilled(ServiceError):

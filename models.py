@@ -345,6 +345,7 @@ class TranscriptionJob(Base):
             "lane",
             "not_before",
             "id",
+            postgresql_include=["audio_seconds"],
             postgresql_where=text("status = 'pending'"),
         ),
         # what a key has stored

@@ -30,8 +30,11 @@ def listed(codes: Iterable[str]) -> str:
 
 #: Raised where jobs are done, and by no request.
 _ONLY_IN_WORKERS: Final = {errors.CapacityError, errors.PoolTimeout}
+#: Raised before there is a job.
+_ONLY_IN_REQUESTS: Final[set[type[ServiceError]]] = {errors.QueueFull}
 _IN_ATTEMPTS: Final[set[type[ServiceError]]] = {
-    *_below(errors.MediaError, errors.EngineError, errors.CapacityError),
+    *_below(errors.MediaError, errors.EngineError),
+    *_below(errors.CapacityError) - _ONLY_IN_REQUESTS,
     errors.DeadlineExceeded,
     errors.DecoderKilled,
     errors.InvalidRequest,

@@ -53,4 +53,5 @@ COMPLETED_JOB: Final[dict[str, Any]] = {
     },
     "transcription": "Good morning, and thank you for coming here.",
     "queue_position": None,
+    "eta_seconds": None,
 }

@@ -23,12 +23,13 @@ from api.dependencies import (
     single_values,
 )
 from api.documentation import Responses, json_request, problems
+from api.outlook import Outlook
 from api.schemas import Body, Job, JobDetail, JobList, JobPatch
 from api.services import Services
 from auth import Principal
-from celery_app import LANES
 from errors import ConflictError, JobFinished, NotAllowed, NotFound
 from jobs import edits, lifecycle, queries
+from jobs.backlog import Estimate
 from jobs.paging import Place
 from jobs.queries import JobView
 from models import FINAL, JobStatus, Priority
@@ -210,19 +211,24 @@ def read(session: Session, job_id: uuid.UUID, principal: Principal, request: Req
         NotFound: There is none, or it is somebody else's.
     """
     view = find(session, job_id, principal)
-    shown = detail(session, view, request.scope.get("root_path", ""))
+    services: Services = request.app.state.services
+    shown = detail(session, view, request.scope.get("root_path", ""), services.outlook)
     # whoever may only submit or change is not told what was said
     return shown if principal.may_read else shown.model_copy(update={"transcription": None})
 
 
-def detail(session: Session, view: JobView, root: str, **more: Any) -> JobDetail:
-    """Show a job with its text and its place in the queue."""
-    position = None
-    if view.job.status == JobStatus.PENDING:
-        position = queries.queue_position(session, view.job, lanes=LANES)
-    return JobDetail.of(
-        view, root=root, **{"transcription": view.text, "queue_position": position, **more}
-    )
+def detail(session: Session, view: JobView, root: str, outlook: Outlook, **more: Any) -> JobDetail:
+    """Show a job with its text, its place in the queue and when it will be done."""
+    found = Estimate()
+    if view.job.status not in FINAL:
+        found = outlook.estimate(session, view.job, paused=view.queue_paused)
+    values = {
+        "transcription": view.text,
+        "queue_position": found.position,
+        "eta_seconds": found.eta_seconds,
+        **more,
+    }
+    return JobDetail.of(view, root=root, **values)
 
 
 def poll_seconds(job: Job) -> int:

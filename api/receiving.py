@@ -68,7 +68,7 @@ class Submission:
         Raises:
             IdempotencyMismatch: Its key was used for another one.
             JobDeleted: Its key made a job that is no more.
-            QuotaExceeded: It would be one too many for its API key.
+            QuotaExceeded, QueueFull: It would be one too many for its API key, or for all.
             ServiceError, HTTPException, ClientDisconnect: See ``uploading.receive``.
         """
         memory = None if self.key is None else await run_in_threadpool(self._recall, self.key)
@@ -82,6 +82,9 @@ class Submission:
             return await run_in_threadpool(self._add, received)
 
     def _require_room(self) -> None:
+        if self.services.outlook.has_budget:
+            with self.services.transaction() as session:
+                self.services.outlook.require_room(session)
         length = int(self.request.headers.get("content-length", "0"))
         self.services.allowances.require_room(self.principal, body_bytes=length)
 
@@ -115,12 +118,14 @@ class Submission:
         return added
 
     def _new(self, session: Session, received: Received) -> Added:
+        self.services.outlook.require_room(session)
         self.services.allowances.take_room(
             session, self.principal, upload_bytes=received.upload.size_bytes
         )
         job = lifecycle.submit(session, _new_job(self.services, self.principal, received))
+        self.services.outlook.add(job.audio_seconds or 0.0)
         view = JobView(job=job, queue_paused=queues.is_paused(session, job.lane))
-        shown = jobs.detail(session, view, self._root, message=SUBMITTED)
+        shown = jobs.detail(session, view, self._root, self.services.outlook, message=SUBMITTED)
         return Added(shown=shown, lane=job.lane, headers=self._headers(shown))
 
     def _duplicate(self, session: Session, received: Received) -> Added | None:

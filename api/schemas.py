@@ -135,6 +135,10 @@ class JobDetail(Job):
     queue_position: int | None = Field(
         description="About how many jobs go first, counting this one; null unless it waits."
     )
+    eta_seconds: int | None = Field(
+        description="About in how many seconds it will be done, by what waits and how fast the last"
+        " jobs were done; null where nobody can tell."
+    )
 
 
 class JobList(Answer):

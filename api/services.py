@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from api.allowances import Allowances
 from api.doorkeeper import Doorkeeper
 from api.idempotency import UnderWay
+from api.outlook import Outlook
 from api.rates import SharedCounts
 from celery_app import TRANSCRIBE, Doorbell, make_celery, make_redis
 from config import Settings
@@ -84,6 +85,7 @@ class Services:
         self.under_way = UnderWay()
         self.counts = SharedCounts(settings.require_broker_url())
         self.allowances = Allowances(settings, self.counts, self.transaction)
+        self.outlook = Outlook(budget_seconds=settings.max_queued_audio_hours * 3600)
         self.doorkeeper = Doorkeeper(self.counts, limit=settings.max_auth_failures)
         self.readiness = Readiness(self._could_accept)
 

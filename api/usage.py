@@ -33,6 +33,9 @@ class Limits(Answer):
     bytes_stored: int | None = Field(description="Of uploads that are kept.")
     max_upload_bytes: int
     max_audio_seconds: float = Field(description="Longest audio.")
+    queued_audio_seconds: float | None = Field(
+        description="Audio that may wait in all queues; more is answered 503 `queue_full`."
+    )
     upload_retention_hours: float | None = Field(
         description="Uploads of ended jobs are deleted after; null: they are kept."
     )
@@ -89,6 +92,7 @@ async def limits(services: ServicesDep) -> Limits:
         bytes_stored=default.bytes_stored or None,
         max_upload_bytes=settings.max_upload_bytes,
         max_audio_seconds=settings.max_audio_seconds,
+        queued_audio_seconds=settings.max_queued_audio_hours * 3600 or None,
         upload_retention_hours=settings.upload_retention_hours or None,
     )
 

@@ -28,8 +28,6 @@ from models import (
 )
 from speech.transcript import ResumeState, Segment, Transcript
 
-#: Waiting jobs are counted up to here: the index is walked, and nobody waits for the exact number.
-MAX_JOBS_AHEAD: Final = 10_000
 #: So often published and not taken, or so long due and not published, a job was left lying.
 PUBLISHED_AGAIN: Final = 3
 LATE_SECONDS: Final = 60.0
@@ -128,44 +126,6 @@ def count(session: Session, *, owner_id: uuid.UUID | None, status: JobStatus | N
     return session.scalars(
         select(func.count()).select_from(TranscriptionJob).where(*_of(owner_id), *_with(status))
     ).one()
-
-
-_QUEUE_POSITION = text("""
--- One more than the jobs that are due in a more urgent lane, or for longer in the same one
-SELECT (SELECT count(*) + 1
-          FROM (SELECT 1
-                  FROM transcription_jobs AS other
-                 WHERE other.status = 'pending'
-                   AND other.not_before <= now()
-                   AND (other.lane = ANY(:more_urgent)
-                        OR (other.lane = :lane
-                            AND (other.not_before, other.id) < (:not_before, :id)))
-                 LIMIT :most) AS ahead)
- WHERE :not_before <= now()
-""")
-
-
-def queue_position(session: Session, job: TranscriptionJob, *, lanes: Sequence[str]) -> int | None:
-    """Tell the place of a waiting job, up to ``MAX_JOBS_AHEAD``; None before it is due.
-
-    None as well for a lane that only a newer version knows.
-
-    Owners take turns, so the place tells about when, not exactly.
-
-    Args:
-        lanes: The most urgent first.
-    """
-    if job.lane not in lanes:
-        return None
-    values = {
-        "more_urgent": list(lanes[: lanes.index(job.lane)]),
-        "lane": job.lane,
-        "not_before": job.not_before,
-        "id": job.id,
-        "most": MAX_JOBS_AHEAD,
-    }
-    position: int | None = session.execute(_QUEUE_POSITION, values).scalar()
-    return position
 
 
 def transcript(session: Session, job_id: uuid.UUID) -> Transcript | None:

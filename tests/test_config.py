@@ -680,6 +680,7 @@ LEAST = {
     "key_audio_seconds_per_hour": (0, -1),
     "key_jobs_at_once": (0, -1),
     "key_stored_mb": (0, -1),
+    "max_queued_audio_hours": (0, -1),
     "max_auth_failures": (0, -1),
     "max_audio_hours": (0.001, 0),
     "decode_memory_mb": (256, 255),

@@ -11,7 +11,7 @@ from sqlalchemy import CheckConstraint, Engine, create_engine, event, text
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from jobs import dead_letters, lifecycle, queries, queues, quotas, retention, statements
+from jobs import backlog, dead_letters, lifecycle, queries, queues, quotas, retention, statements
 from jobs.dead_letters import Wanted
 from jobs.lifecycle import Beat, Lane, Lease, Redrive, StillLease
 from jobs.paging import Place
@@ -181,10 +181,16 @@ QUERIES: dict[str, tuple[str, Query]] = {
         lambda session, _: queues.resume(session, ["high"]),
     ),
     "place in the queue": (
-        "lane",
-        with_job(
-            "pending", lambda s, job: queries.queue_position(s, job, lanes=("high", "normal"))
-        ),
+        "key_lane",
+        with_job("pending", backlog._own_ahead),
+    ),
+    "what was done last": (
+        "upload_kept",
+        lambda session, _: session.execute(backlog.SPEED, backlog.LATEST).all(),
+    ),
+    "what is running": (
+        "processing|status_age",
+        lambda session, _: session.execute(backlog.RUNNING).all(),
     ),
     "reaper's look": ("processing|status_age", lambda session, _: session.execute(HELD).all()),
     "reaper's strike": (

@@ -184,7 +184,7 @@ def upgrade() -> None:
     op.create_index('ix_transcription_jobs_key_age', 'transcription_jobs', ['api_key_id', 'created_at'], unique=False)
     op.create_index('ix_transcription_jobs_key_stored', 'transcription_jobs', ['api_key_id'], unique=False, postgresql_include=['upload_bytes'], postgresql_where=sa.text('upload_deleted_at IS NULL'))
     op.create_index('ix_transcription_jobs_lane', 'transcription_jobs', ['lane', 'not_before', 'id'], unique=False, postgresql_where=sa.text("status = 'pending'"))
-    op.create_index('ix_transcription_jobs_key_lane', 'transcription_jobs', ['api_key_id', 'lane', 'not_before', 'id'], unique=False, postgresql_where=sa.text("status = 'pending'"))
+    op.create_index('ix_transcription_jobs_key_lane', 'transcription_jobs', ['api_key_id', 'lane', 'not_before', 'id'], unique=False, postgresql_include=['audio_seconds'], postgresql_where=sa.text("status = 'pending'"))
     op.create_index('ix_transcription_jobs_unprobed', 'transcription_jobs', ['not_before'], unique=False, postgresql_where=sa.text("status = 'pending' AND probed_at IS NULL"))
     op.create_index('ix_transcription_jobs_owner_age', 'transcription_jobs', ['owner_id', sa.literal_column('created_at DESC'), sa.literal_column('id DESC')], unique=False)
     op.create_index('ix_transcription_jobs_owner_status_age', 'transcription_jobs', ['owner_id', 'status', sa.literal_column('created_at DESC'), sa.literal_column('id DESC')], unique=False)

@@ -29,6 +29,7 @@ def test_everybody_is_told_the_limits(limited):
         "bytes_stored": 100 * 2**20,
         "max_upload_bytes": 2**20,
         "max_audio_seconds": 6 * 3600.0,
+        "queued_audio_seconds": None,
         "upload_retention_hours": 168.0,
     }
 
