@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from api import cursors
 from api.jobs import Page
-from api.schemas import Answer, Body, JobDetail, StoredPriority, Text, Time
+from api.schemas import Answer, Body, Instant, JobDetail, StoredPriority, Text, Time
 from jobs.dead_letters import DeadLetter, Wanted
 from jobs.sweeps import PassedBy, Swept
 from models import ErrorLog, Priority, TranscriptionJob
@@ -40,7 +40,7 @@ def _model(sent: str) -> str:
 
 
 Moment = Annotated[
-    AwareDatetime,
+    Instant,
     BeforeValidator(_moment, json_schema_input_type=str),
     Field(strict=False, examples=["2026-11-22T16:03:29Z"]),
 ]

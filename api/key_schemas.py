@@ -6,10 +6,10 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AwareDatetime, ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 import keys
-from api.schemas import Answer, Body, Text, Time
+from api.schemas import Answer, Body, Instant, Text, Time
 from auth import JOB_SCOPES, Allowance
 from keys import Grant
 from models import ApiKey, Scope
@@ -61,7 +61,7 @@ class NewKey(Body):
     owner: Owner = Field(description="Whom its jobs belong to; a new name is a new owner.")
     scopes: Scopes = Field(list(JOB_SCOPES), description="What it may do.")
     may_use_high: bool = Field(True, description="Whether its jobs may ask for `high`.")
-    expires_at: AwareDatetime | None = Field(None, description="Works until then; null: for ever.")
+    expires_at: Instant | None = Field(None, description="Works until then; null: for ever.")
     note: Note | None = Field(None, description="What it is for.")
     weight: Weight = 1.0
     limits: KeyLimits = Field(default_factory=KeyLimits)
@@ -85,7 +85,7 @@ class KeyPatch(Body):
     # left out, these have no value that is read
     scopes: Scopes = Field([], description="What it may do.")
     may_use_high: bool = Field(True, description="Whether its jobs may ask for `high`.")
-    expires_at: AwareDatetime | None = Field(None, description="Works until then; null: for ever.")
+    expires_at: Instant | None = Field(None, description="Works until then; null: for ever.")
     note: Note | None = Field(None, description="What it is for.")
     weight: Weight = 1.0
     limits: KeyLimits = Field(

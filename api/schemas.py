@@ -7,10 +7,10 @@ The first version's words stay: ``job_id``, ``progress`` in percent, ``transcrip
 from __future__ import annotations
 
 import uuid
-from datetime import UTC, datetime
+from datetime import MAXYEAR, UTC, datetime
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer
 
 from api import codes, filenames
 from api.examples import COMPLETED_JOB
@@ -23,6 +23,20 @@ Time = Annotated[
     PlainSerializer(lambda value: value.astimezone(UTC).isoformat(), return_type=str),
     Field(examples=["2026-11-22T16:03:29.123456+00:00"]),
 ]
+
+
+def _in_utc(value: datetime) -> datetime:
+    try:
+        value = value.astimezone(UTC)
+    except OverflowError:
+        value = datetime.max.replace(tzinfo=UTC)
+    if value.year == MAXYEAR:
+        raise ValueError("It should lie within the years 1 to 9998.")
+    return value
+
+
+#: A time that a client names: PostgreSQL knows fewer zones than Python, and Python fewer years.
+Instant = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 
 #: While two versions run side by side, the newer one may have written what we do not know.
