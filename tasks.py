@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from celery import shared_task
@@ -16,8 +17,9 @@ from celery import shared_task
 from attempts import Attempt, AttemptFailed, Workbench
 from celery_app import DEAD_LETTER, TRANSCRIBE
 from database import Sessions, get_db_session
-from errors import DatabaseUnavailable, Draining
+from errors import DatabaseUnavailable
 from jobs import lifecycle
+from jobs.leases import Refused
 from jobs.lifecycle import ClaimedJob
 from telemetry import bind
 
@@ -42,22 +44,44 @@ def transcribe(job_id: str) -> None:
     """Make one attempt at a job, if it is there to be had."""
     (bench,) = _bench
     try:
-        with bench.keeper.admitted():
-            _attempt(bench, job_id)
+        with bench.keeper.admitted(bench.settings.celery_concurrency):
+            if (job := _claim(bench, job_id)) is not None:
+                _attempt(bench, job)
     except AttemptFailed:
         raise
-    except Draining:
+    except Refused:
         _return_message(bench, job_id)
     except BaseException:
         logger.exception("attempt ended without a word", extra={"job_id": job_id})
 
 
-def _attempt(bench: Workbench, job_id: str) -> None:
-    job = _claim(bench, job_id)
-    if job is None:
-        return
+def take_next(*, claimed: Callable[[], object]) -> bool:
+    """Make one attempt at the job that is due first, without a message; whether there was one.
+
+    Args:
+        claimed: Called between the claim and the attempt.
+    """
+    (bench,) = _bench
+    try:
+        with bench.keeper.admitted(bench.settings.celery_concurrency):
+            with get_db_session(bench.sessions) as session:
+                job = lifecycle.claim_next(session, bench.settings.celery_queues, bench.name)
+            if job is None:
+                return False
+            claimed()
+            _attempt(bench, job)
+    except AttemptFailed:
+        return True
+    except (Refused, DatabaseUnavailable):
+        return False
+    except BaseException:
+        logger.exception("attempt ended without a word")
+    return True
+
+
+def _attempt(bench: Workbench, job: ClaimedJob) -> None:
     with (
-        bind(job_id=job_id, attempt=job.lease.attempt, epoch=job.lease.epoch),
+        bind(job_id=str(job.lease.job_id), attempt=job.lease.attempt, epoch=job.lease.epoch),
         bench.keeper.hold(job.lease) as hold,
     ):
         logger.info("attempt started", extra={"model": job.model_name})

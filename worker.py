@@ -41,6 +41,7 @@ from jobs.leases import Hold, LeaseKeeper
 from jobs.lifecycle import Failure, Lease
 from jobs.uploads import UploadStore
 from jobs.workers import WorkerState
+from lookout import Lookout, attach
 from maintenance import make_loops
 from model_pool import ModelPool, PoolLimits
 from retries import policy_of
@@ -86,6 +87,7 @@ class ModelWorker:
         self.settings = settings
         self.name = _process_name()
         self.draining = threading.Event()
+        self.end_seconds = settings.drain_seconds + settings.drain_force_seconds + EXIT_SECONDS
         self.exit_status = 0
         self._lock = threading.Lock()
         self.ended = threading.Event()
@@ -116,10 +118,16 @@ class ModelWorker:
             pause=self.ended.wait,
             decode=decode,
         )
+        self._lookout = Lookout(make_redis(settings), tasks.take_next, self._has_room)
+        attach(app, self._lookout, self._has_room)
 
     def start(self) -> None:
         self.keeper.start()
+        self._lookout.start()
         threading.Thread(target=self._unload_idle, name="unload", daemon=True).start()
+
+    def _has_room(self) -> bool:
+        return self.keeper.attempts < self.settings.celery_concurrency
 
     def _announce(self, session: Session, *, running: int, begun: int) -> None:
         touch_alive(self.settings)
@@ -169,6 +177,7 @@ class ModelWorker:
                 return
             self.draining.set()
             self.exit_status = exit_status
+        self._lookout.close()
         self.keeper.refuse()
         threading.Thread(target=self._drain, args=(exit_status,), name="drain", daemon=True).start()
 
@@ -215,6 +224,7 @@ class Maintenance:
     """The parts of a process that keeps jobs moving and loads no model."""
 
     exit_status = 0
+    end_seconds = EXIT_SECONDS
 
     def __init__(self, settings: Settings, app: Celery) -> None:
         self.name = _process_name()
@@ -433,8 +443,8 @@ def run(app: Celery, process: ModelWorker | Maintenance, queues: Sequence[str], 
     )
     worker.start()
     if process.draining.is_set():
-        # Celery is done as soon as the last task is; the end of ours is a thread's business
-        process.left.wait(EXIT_SECONDS)
+        # Celery knows of attempts that it was rung for; the end of all is a thread's business
+        process.left.wait(process.end_seconds)
     sys.exit(process.exit_status or worker.exitcode or 0)
 
 

@@ -49,11 +49,6 @@ class Kind:
 
 
 KINDS: Final[Mapping[str, Kind]] = {
-    "redis_unavailable": Kind(
-        Severity.UNHEALTHY,
-        "Redis does not answer: jobs are taken, running ones finish, none starts.",
-        "Start Redis; look at REDIS_URL.",
-    ),
     "no_maintenance": Kind(
         Severity.UNHEALTHY,
         "For a minute no maintenance process has run: nothing is published again or reaped.",
@@ -94,6 +89,12 @@ KINDS: Final[Mapping[str, Kind]] = {
         "Half of the last hour's jobs or more failed, of ten at least, for no fault of their"
         " input.",
         "Look at `/admin/errors` for what they have in common.",
+    ),
+    "redis_unavailable": Kind(
+        Severity.DEGRADED,
+        "Redis does not answer: workers look for jobs in PostgreSQL, and start them some seconds"
+        " later.",
+        "Start Redis; look at REDIS_URL.",
     ),
     "many_jobs_fail": Kind(
         Severity.DEGRADED,

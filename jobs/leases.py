@@ -33,6 +33,10 @@ class Announce(Protocol):
     def __call__(self, session: Session, *, running: int, begun: int) -> None: ...
 
 
+class Refused(Exception):
+    """No attempt may begin: the process is ending, or every slot is taken."""
+
+
 class Hold:
     """One lease in this process: what its attempt says, and what it is told."""
 
@@ -125,15 +129,18 @@ class LeaseKeeper:
             self._thread.join(timeout=self._heartbeat_seconds)
 
     @contextmanager
-    def admitted(self) -> Iterator[None]:
+    def admitted(self, slots: int) -> Iterator[None]:
         """Count an attempt, from before its claim to after its end.
 
+        Args:
+            slots: How many may be under way at once.
+
         Raises:
-            Draining: The process takes nothing new.
+            Refused
         """
         with self._lock:
-            if self._refusing:
-                raise Draining
+            if self._refusing or self._attempts >= slots:
+                raise Refused
             self._attempts += 1
         try:
             yield

@@ -24,6 +24,8 @@ from speech.transcript import Transcript, Window, storable_text
 #: See ``step_aside``.
 PATIENCE_SECONDS: Final = 0.5
 AGAIN_SECONDS: Final = 30.0
+#: Jobs that ``claim_next`` looks at: so many workers may claim at once and each find one.
+CANDIDATES: Final = 64
 
 Lane = Literal["high", "normal", "retry"]
 
@@ -210,8 +212,27 @@ def claim(session: Session, job_id: uuid.UUID, worker_name: str) -> ClaimedJob |
         worker_name=worker_name,
         wishes_version=WISHES_VERSION,
     )
-    if row is None:
-        return None
+    return None if row is None else _claimed(row, worker_name)
+
+
+def claim_next(session: Session, lanes: Sequence[str], worker_name: str) -> ClaimedJob | None:
+    """Begin an attempt at the job that is due first. None when none is.
+
+    Args:
+        lanes: From which to take, the most urgent first.
+    """
+    row = _first(
+        session,
+        statements.CLAIM_NEXT,
+        lanes=list(lanes),
+        worker_name=worker_name,
+        wishes_version=WISHES_VERSION,
+        candidates=CANDIDATES,
+    )
+    return None if row is None else _claimed(row, worker_name)
+
+
+def _claimed(row: Row[Any], worker_name: str) -> ClaimedJob:
     values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's documented name
     lease = Lease(
         job_id=values.pop("id"),

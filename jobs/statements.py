@@ -23,27 +23,73 @@ _KNOWN = "wishes_version <= :wishes_version"
 _BACKOFF = """
     make_interval(secs => LEAST(:cap, :base * power(2, LEAST({exponent}, 30))) * random())"""
 
-#: Take a pending job that is due: a new attempt under a new lease.
-CLAIM: Final = text(f"""
-UPDATE transcription_jobs
-   SET status = 'processing',
+_CLAIMED = """status = 'processing',
        attempt = attempt + 1,
        lease_epoch = lease_epoch + 1,
        heartbeat_seq = heartbeat_seq + 1,
        heartbeat_at = now(),
        worker_name = :worker_name,
        started_at = COALESCE(started_at, now()),
-       current_step = 'starting'
+       current_step = 'starting'"""
+_CLAIM = """job.id, owner_id, attempt, max_attempts, lease_epoch, crash_count, isolate,
+          engine_name, model_name, language, translate, initial_prompt, word_timestamps, priority,
+          warnings, upload_bytes, upload_sha256"""
+
+#: Take a pending job that is due: a new attempt under a new lease.
+CLAIM: Final = text(f"""
+UPDATE transcription_jobs AS job
+   SET {_CLAIMED}
  WHERE id = :job_id
    AND status = 'pending'
    AND not_before <= now()
    AND cancel_requested_at IS NULL
    AND {_KNOWN}
    AND {_NOT_PAUSED.format(lane="lane")}
-RETURNING id, owner_id, attempt, max_attempts, lease_epoch, crash_count, isolate, engine_name,
-          model_name, language, translate, initial_prompt, word_timestamps, priority, warnings,
-          upload_bytes, upload_sha256
+RETURNING {_CLAIM}
 """)
+
+#: Take the job that is due first, of those that nobody else is taking: of the first lane in which
+#: one is, that of the owner who has the fewest running, the oldest.
+CLAIM_NEXT: Final = text(f"""
+WITH running AS (
+    SELECT owner_id, count(*) AS jobs
+      FROM transcription_jobs
+     WHERE status = 'processing'
+     GROUP BY owner_id
+), waiting AS (
+    SELECT next.id, wanted.place, COALESCE(running.jobs, 0) AS running, next.not_before
+      FROM unnest(:lanes) WITH ORDINALITY AS wanted (lane, place)
+     CROSS JOIN owners
+      LEFT JOIN running ON running.owner_id = owners.id
+     CROSS JOIN LATERAL (
+        SELECT id, not_before
+          FROM transcription_jobs
+         WHERE status = 'pending'
+           AND owner_id = owners.id
+           AND lane = wanted.lane
+           AND not_before <= now()
+           AND cancel_requested_at IS NULL
+           AND {_KNOWN}
+         ORDER BY not_before, id
+         LIMIT :candidates) AS next
+     WHERE {_NOT_PAUSED.format(lane="wanted.lane")}
+     ORDER BY place, running, not_before, id
+     LIMIT :candidates
+), first AS (
+    SELECT job.id
+      FROM transcription_jobs AS job
+      JOIN waiting USING (id)
+     WHERE job.status = 'pending'
+     ORDER BY waiting.place, waiting.running, waiting.not_before, waiting.id
+     LIMIT 1
+       FOR UPDATE OF job SKIP LOCKED
+)
+UPDATE transcription_jobs AS job
+   SET {_CLAIMED}
+  FROM first
+ WHERE job.id = first.id
+RETURNING {_CLAIM}
+""").bindparams(bindparam("lanes", type_=ARRAY(Text)))
 
 #: Renew all leases of one process. An id that does not come back has lost its lease.
 HEARTBEAT: Final = text("""

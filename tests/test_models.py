@@ -11,7 +11,17 @@ from sqlalchemy import CheckConstraint, Engine, create_engine, event, text
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from jobs import backlog, dead_letters, lifecycle, queries, queues, quotas, retention, statements
+from jobs import (
+    backlog,
+    clock,
+    dead_letters,
+    lifecycle,
+    queries,
+    queues,
+    quotas,
+    retention,
+    statements,
+)
 from jobs.dead_letters import Wanted
 from jobs.lifecycle import Beat, Lane, Lease, Redrive, StillLease
 from jobs.paging import Place
@@ -170,6 +180,18 @@ QUERIES: dict[str, tuple[str, Query]] = {
         "pk",
         with_job("pending", lambda s, job: lifecycle.claim(s, job.id, "w1")),
     ),
+    "claim of what is due first": (
+        "owner_lane|processing|pk",
+        lambda session, _: lifecycle.claim_next(session, ("high", "normal", "retry"), "w1"),
+    ),
+    "waits after a clock was set": (
+        "lane|owner_lane|pk",
+        lambda session, _: clock.shorten_waits(
+            session,
+            lanes=("high", "normal", "retry"),
+            longest=lifecycle.Backoff(base_seconds=10, cap_seconds=600),
+        ),
+    ),
     "overtaking": (
         "lane",
         lambda session, _: lifecycle.overtake(
@@ -203,6 +225,13 @@ QUERIES: dict[str, tuple[str, Query]] = {
                 max_crashes=3,
                 backoff=lifecycle.Backoff(base_seconds=0, cap_seconds=0),
             ),
+        ),
+    ),
+    "reaper's touch": (
+        "processing|pk",
+        with_job(
+            "processing",
+            lambda s, job: lifecycle.touch(s, [StillLease(job_id=job.id, epoch=0, heartbeat=0)]),
         ),
     ),
     "heartbeat": (

@@ -18,6 +18,7 @@ import pytest
 from sqlalchemy import func, select
 
 from local_servers import PostgresServer, ValkeyServer
+from lookout import AWAY_SECONDS, LOOK_SECONDS
 from models import ErrorLog, JobStatus, TranscriptionJob, TranscriptionResult
 from rig.engines import Script, null_upload
 from solo import LOCK_NAME
@@ -44,8 +45,10 @@ BACKOFF: Final = float(QUICK["RETRY_BASE_SECONDS"])
 LOOK: Final = LEASE / 6
 #: From a worker's death to its job's being due and published again: the formula of the promise.
 REAPED: Final = LEASE + 2 * LOOK + BACKOFF + 2 * DISPATCH
-#: Celery's longest pause between two tries to reach Redis again, and what it then needs.
-RECONNECT: Final = 32.0 + REDISPATCH
+#: How long a Redis that is frozen is waited for: see ``celery_app.make_redis``.
+PING_SECONDS: Final = 2.0
+#: From when Redis is away until its messages are missed no more: the formula of the promise.
+UNRUNG: Final = AWAY_SECONDS + 2 * LOOK_SECONDS + 2 * PING_SECONDS
 #: Machines that run tests are busy: a bound holds if it holds within so many times its length.
 ALLOWANCE: Final = 4.0
 #: And short ones within so many heartbeats: for as long a process may simply not be scheduled.

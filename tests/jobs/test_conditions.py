@@ -281,7 +281,7 @@ def test_every_condition_that_somebody_is_woken_for_has_one_that_looks_alike() -
     woken = {code for code, kind in KINDS.items() if kind.severity is Severity.UNHEALTHY}
 
     # there is nothing that looks like these
-    assert woken - {"redis_unavailable", "storage_unavailable", "migrations_behind"} <= told_apart
+    assert woken - {"storage_unavailable", "migrations_behind"} <= told_apart
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_only_faults_spoil_the_status(severity: Severity, status: str) -> None:
 
 
 def test_the_worst_comes_first_and_decides() -> None:
-    found = judge(facts(redis=False, dead_letters=1, pool_used=20))
+    found = judge(facts(processes=[process()], dead_letters=1, pool_used=20))
 
     assert [condition.severity for condition in found] == ["unhealthy", "degraded", "warning"]
     assert status_of(found) == "unhealthy"

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from errors import CancelRequested, DeadlineExceeded, Draining, LeaseLost, ServiceError
 from jobs import lifecycle, workers
-from jobs.leases import Hold, LeaseKeeper
+from jobs.leases import Hold, LeaseKeeper, Refused
 from jobs.lifecycle import Lease, StillLease
 from jobs.workers import WorkerState
 from local_servers import PostgresServer
@@ -25,6 +25,7 @@ from tests.jobs.conftest import NO_PAUSE, OUTCOME, TRANSCRIPT, MakeJob, claim, r
 Sessions = sessionmaker[Session]
 STATE = WorkerState(name="w1", role="worker", version="3.0.0", queues=("high",), slots=2)
 STALL_SECONDS = 100.0
+SLOTS = 3
 
 
 @dataclass
@@ -315,12 +316,12 @@ def test_a_lease_that_is_let_go_for_its_stall_is_renewed_no_more(
 def test_a_process_that_drains_admits_no_attempt(keeper: LeaseKeeper) -> None:
     keeper.refuse()
 
-    with pytest.raises(Draining), keeper.admitted():
+    with pytest.raises(Refused), keeper.admitted(SLOTS):
         pass
 
 
 def test_attempts_count_from_before_their_claim(keeper: LeaseKeeper) -> None:
-    with keeper.admitted():
+    with keeper.admitted(SLOTS):
         assert keeper.attempts == 1
 
     assert keeper.attempts == 0

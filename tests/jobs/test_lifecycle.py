@@ -16,12 +16,13 @@ from sqlalchemy.orm import Session, sessionmaker
 from uuid_utils.compat import uuid7
 
 from errors import CancelRequested, LeaseLost
-from jobs import dead_letters, lifecycle
+from jobs import dead_letters, lifecycle, queues
 from jobs.lifecycle import Backoff, Beat, Failure, Lease, Redrive, StillLease
 from models import (
     WISHES_VERSION,
     ErrorLog,
     JobStatus,
+    Owner,
     TranscriptionJob,
     TranscriptionResult,
     TranscriptionWindow,
@@ -358,6 +359,91 @@ def test_the_third_crash_is_poison_and_crashes_use_up_no_attempt(
     with sessions() as session:
         codes = session.scalars(select(ErrorLog.error_code)).all()
     assert codes == ["worker_lost"] * 3
+
+
+# Claiming without being told which
+
+
+def claim_next(sessions: Sessions, *lanes: str) -> uuid.UUID | None:
+    with sessions.begin() as session:
+        claimed = lifecycle.claim_next(session, lanes or ("high", "normal", "retry"), "w1")
+    return None if claimed is None else claimed.lease.job_id
+
+
+def test_the_job_that_is_due_first_is_claimed_lane_by_lane(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    tried = make_job("processing")
+    with sessions.begin() as session:
+        lifecycle.retry(session, lease_of(tried), FAILURE, NO_PAUSE)
+    jobs = [make_job().id, make_job().id, make_job(priority="high").id]
+
+    order = [claim_next(sessions) for _ in range(5)]
+
+    assert order == [jobs[2], jobs[0], jobs[1], tried.id, None]
+    claimed = read(sessions, jobs[0])
+    assert (claimed.status, claimed.attempt, claimed.lease_epoch) == ("processing", 1, 1)
+
+
+def test_a_worker_claims_from_its_own_queues_alone(make_job: MakeJob, sessions: Sessions) -> None:
+    make_job()
+
+    assert claim_next(sessions, "high", "retry") is None
+
+
+def test_of_two_owners_the_one_with_fewer_running_is_next(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    other = Owner(name="bob")
+    with sessions.begin() as session:
+        session.add(other)
+    first, second, late = make_job().id, make_job().id, make_job(owner_id=other.id).id
+
+    assert [claim_next(sessions) for _ in range(3)] == [first, late, second]
+
+
+@pytest.mark.parametrize("status", ["delayed", "processing", "completed", "failed", "cancelled"])
+def test_what_is_not_due_is_not_claimed(status: str, make_job: MakeJob, sessions: Sessions) -> None:
+    make_job(status)
+
+    assert claim_next(sessions) is None
+
+
+def test_nothing_is_claimed_from_a_paused_queue(make_job: MakeJob, sessions: Sessions) -> None:
+    make_job()
+    with sessions.begin() as session:
+        queues.pause(session, ["normal"], paused_by=None, note=None)
+
+    assert claim_next(sessions) is None
+
+
+def test_what_only_a_newer_version_understands_is_passed_over(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    make_job(wishes_version=WISHES_VERSION + 1)
+    known = make_job()
+
+    assert claim_next(sessions) == known.id
+
+
+def test_a_job_that_somebody_else_is_claiming_is_passed_over(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    first, second = make_job(), make_job()
+    with sessions.begin() as session:
+        session.get_one(TranscriptionJob, first.id, with_for_update=True)
+
+        assert claim_next(sessions) == second.id
+
+
+def test_workers_that_claim_at_once_claim_each_job_once(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    jobs = {make_job().id for _ in range(8)}
+    with ThreadPoolExecutor(8) as threads:
+        claimed = set(threads.map(lambda _: claim_next(sessions), range(8)))
+
+    assert claimed == jobs
 
 
 # Stepping aside

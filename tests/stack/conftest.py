@@ -131,9 +131,10 @@ class Stack:
             wait_for(lambda: process.said("ready"), "the worker is ready")
         return process
 
-    def maintenance(self, **variables: str) -> Process:
+    def maintenance(self, *, ready: bool = True, **variables: str) -> Process:
         process = self.start("maintenance", "worker.py", "--role", "maintenance", **variables)
-        wait_for(lambda: process.said("ready"), "maintenance is ready")
+        if ready:
+            wait_for(lambda: process.said("ready"), "maintenance is ready")
         return process
 
     def web(self, **variables: str) -> tuple[Process, str]:
