@@ -176,7 +176,10 @@ class Settings(BaseSettings):
     # Limits; those of a key hold where it has none of its own
     rate_limit_enabled: bool = Field(True, description="Whether requests of a key are limited")
     rate_limit_requests: int = Field(
-        100, ge=1, le=10**6, description="Requests of one key in each RATE_LIMIT_WINDOW"
+        100,
+        ge=1,
+        le=10**6,
+        description="Requests of one key in each RATE_LIMIT_WINDOW; GET /jobs/{id} is a tenth",
     )
     rate_limit_window: int = Field(
         60, ge=1, le=86_400, description="Seconds in which RATE_LIMIT_REQUESTS are allowed"

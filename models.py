@@ -159,7 +159,7 @@ class ApiKey(Base):
 
 
 class RequestCount(Base):
-    """Requests of a key in one window of time, counted here while Redis is away."""
+    """What a key's requests cost in one window of time, counted here while Redis is away."""
 
     __tablename__ = "request_counts"
 
@@ -167,7 +167,7 @@ class RequestCount(Base):
         ForeignKey("api_keys.id", ondelete="CASCADE"), primary_key=True
     )
     window_start: Mapped[datetime] = mapped_column(primary_key=True)
-    requests: Mapped[int]
+    cost: Mapped[int]
 
 
 class SpentAudio(Base):

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 #: The longest window that can be set: counts are kept for two of them.
 LONGEST_SECONDS: Final = 86_400
 
-#: Count one request, unless the window before this one, by the share of it that is still less than
+#: Count a request, unless the window before this one, by the share of it that is still less than
 #: a window ago, and this one hold too many. The row's lock lets no two pass for one.
 HIT: Final = text("""
 WITH moment AS (
@@ -21,26 +21,26 @@ WITH moment AS (
       FROM (SELECT at, at - floor(at / :window) * :window AS elapsed
               FROM (SELECT EXTRACT(EPOCH FROM now())::double precision AS at) AS clock) AS parts
 ), before AS (
-    SELECT COALESCE(sum(requests), 0) AS requests,
-           floor(COALESCE(sum(requests), 0) * max(left_seconds) / :window) AS carried
+    SELECT COALESCE(sum(cost), 0) AS cost,
+           floor(COALESCE(sum(cost), 0) * max(left_seconds) / :window) AS carried
       FROM moment
       LEFT JOIN request_counts
         ON api_key_id = :key_id
        AND request_counts.window_start = moment.window_start - make_interval(secs => :window)
 ), counted AS (
-    INSERT INTO request_counts AS mine (api_key_id, window_start, requests)
-    SELECT :key_id, window_start, 1
+    INSERT INTO request_counts AS mine (api_key_id, window_start, cost)
+    SELECT :key_id, window_start, :cost
       FROM moment, before
-     WHERE carried + 1 <= :limit
+     WHERE carried + :cost <= :limit
     ON CONFLICT (api_key_id, window_start) DO UPDATE
-       SET requests = mine.requests + 1
-     WHERE mine.requests + 1 + (SELECT carried FROM before) <= :limit
-    RETURNING requests
+       SET cost = mine.cost + :cost
+     WHERE mine.cost + :cost + (SELECT carried FROM before) <= :limit
+    RETURNING cost
 )
-SELECT before.requests AS previous,
+SELECT before.cost AS previous,
        moment.left_seconds,
-       (SELECT requests FROM counted) AS counted,
-       (SELECT requests
+       (SELECT cost FROM counted) AS counted,
+       (SELECT cost
           FROM request_counts
          WHERE api_key_id = :key_id
            AND window_start = moment.window_start) AS found
@@ -55,7 +55,7 @@ DELETE FROM request_counts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Count:
-    """A key's requests in this window, and in the one before."""
+    """What a key's requests cost in this window, and in the one before."""
 
     allowed: bool
     previous: int
@@ -64,9 +64,11 @@ class Count:
     left_seconds: float
 
 
-def hit(session: Session, key_id: uuid.UUID, *, limit: int, window_seconds: int) -> Count:
-    """Count a request if it is within the limit."""
-    values = {"key_id": key_id, "limit": limit, "window": window_seconds}
+def hit(
+    session: Session, key_id: uuid.UUID, *, limit: int, window_seconds: int, cost: int = 1
+) -> Count:
+    """Count a request if all of its cost is within the limit."""
+    values = {"key_id": key_id, "limit": limit, "window": window_seconds, "cost": cost}
     row = session.execute(HIT, values).one()
     return Count(
         allowed=row.counted is not None,

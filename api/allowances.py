@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 from sqlalchemy.orm import Session
 
 from api.multipart import MAX_OVERHEAD_BYTES
-from api.rates import Rate, RequestLimiter, SharedCounts, Transaction
+from api.rates import REQUEST_COST, Rate, RequestLimiter, SharedCounts, Transaction
 from auth import Allowance, Principal
 from config import Settings
 from errors import RateLimited
@@ -65,10 +65,10 @@ class Allowances:
         """What somebody may take for whom this was set; 0 is any amount."""
         return own.within(self.default)
 
-    def count(self, principal: Principal) -> Rate | None:
+    def count(self, principal: Principal, *, cost: int = REQUEST_COST) -> Rate | None:
         """Count a request; None where they are not limited."""
         limit = self.of(principal.allowance).requests
-        return self._limiter.hit(principal.key_id, limit) if limit else None
+        return self._limiter.hit(principal.key_id, limit, cost=cost) if limit else None
 
     def look(self, key: ApiKey) -> Rate | None:
         """Where a key stands with its requests, without counting; None where nobody knows."""

@@ -26,6 +26,7 @@ from api.errors import field_errors
 from api.examples import JOB_ID, KEY_ID
 from api.middleware import ANSWER_HEADERS
 from api.plain_json import NotPlain, NotStorable
+from api.rates import POLL_COST, REQUEST_COST
 from api.services import Services
 from auth import Principal
 from errors import ClientError, InvalidRequest, NotAuthenticated, NotFound
@@ -37,6 +38,8 @@ NOT_STORABLE: Final = "The body holds NUL, half a surrogate pair, or no number."
 UUID_TEXT: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 MAX_ADDRESS_CHARS: Final = 64
+#: The operation that clients call again and again.
+POLLED: Final = "get_job"
 
 # Only for the documentation: FastAPI's own reading of the headers is not used.
 _bearer = HTTPBearer(auto_error=False, scheme_name="Bearer", description="An API key.")
@@ -125,7 +128,9 @@ def _identify(request: Request, services: Services, address: str | None) -> Prin
 
 def _count(request: Request, services: Services, principal: Principal) -> None:
     """Count the request, and let its answer say how many are left."""
-    rate = services.allowances.count(principal)
+    # asked for by its name, since what is counted is decided before any route's own code runs
+    polled = request.scope["route"].operation_id == POLLED
+    rate = services.allowances.count(principal, cost=POLL_COST if polled else REQUEST_COST)
     request.state.rate = rate
     if rate is not None:
         request.scope["state"][ANSWER_HEADERS] = rate.headers

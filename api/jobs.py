@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from api import cursors, submission
 from api.dependencies import (
+    POLLED,
     Deleter,
     JobId,
     Reader,
@@ -109,7 +110,7 @@ def index(
 
 @router.get(
     "/jobs/{job_id}",
-    operation_id="get_job",
+    operation_id=POLLED,
     summary="Ask after a job",
     description="While it is not final, `Retry-After` tells when to ask again.",
     responses=problems(401, 403, 404, 503),

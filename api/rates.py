@@ -33,6 +33,10 @@ BREAKER_SECONDS: Final = 5.0
 KEY_PREFIX: Final = "transcription:limits"
 #: The policy's name in the headers.
 POLICY: Final = "req"
+#: What a request costs, and what asking after a job does: clients do that again and again, as they
+#: are told to, and it is one row by its key.
+REQUEST_COST: Final = 10
+POLL_COST: Final = 1
 
 T = TypeVar("T")
 Transaction = Callable[[], AbstractContextManager[Session]]
@@ -60,21 +64,31 @@ class Rate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """A sliding window: what is in this one, and what has not left the one before."""
+    """A sliding window: what was spent in this one, and in the one before."""
 
     previous: int
     current: int
     #: Until this one ends; the one before has left it evenly until then.
     left_seconds: float
 
-    def rate(self, limit: int, window_seconds: int, *, allowed: bool = True) -> Rate:
+    def rate(
+        self, limit: int, window_seconds: int, *, cost: int = REQUEST_COST, allowed: bool = True
+    ) -> Rate:
+        """Tell where somebody stands.
+
+        Args:
+            limit: In requests.
+            cost: Of the request that was asked for.
+        """
         carried = math.floor(self.previous * self.left_seconds / window_seconds)
-        remaining = max(0, limit - carried - self.current)
+        room = limit * REQUEST_COST - carried - self.current
+        remaining = max(0, room // REQUEST_COST)
         wait = self.left_seconds
-        if not allowed and self.current < limit:
+        fits_below = limit * REQUEST_COST - self.current - cost + 1
+        if not allowed and fits_below > 0:
             # not until this window ends, but until so many of the one before have left that there
             # is room
-            wait -= (limit - self.current) * window_seconds / max(1, self.previous)
+            wait -= fits_below * window_seconds / max(1, self.previous)
         return Rate(
             allowed=allowed,
             limit=limit,
@@ -106,13 +120,15 @@ class SharedCounts:
     def close(self) -> None:
         self._pool.disconnect()
 
-    def hit(self, item: RateLimitItem, name: str) -> tuple[bool, Window]:
-        """Count one if there is room; returns whether there was, and how it is now.
+    def hit(self, item: RateLimitItem, name: str, *, cost: int = 1) -> tuple[bool, Window]:
+        """Count something if there is room; returns whether there was, and how it is now.
 
         Raises:
             CountsAway: Redis does not answer, or did not a moment ago.
         """
-        return self._asked(lambda: (self._limiter.hit(item, name), self._window(item, name)))
+        return self._asked(
+            lambda: (self._limiter.hit(item, name, cost=cost), self._window(item, name))
+        )
 
     def look(self, item: RateLimitItem, name: str) -> Window:
         """How it is, without counting.
@@ -155,17 +171,20 @@ class RequestLimiter:
         self._transaction = transaction
         self._window_seconds = window_seconds
 
-    def hit(self, key_id: uuid.UUID, limit: int) -> Rate:
+    def hit(self, key_id: uuid.UUID, limit: int, *, cost: int = REQUEST_COST) -> Rate:
         """Count a request if there is room for it.
+
+        Args:
+            limit: In requests of ``REQUEST_COST``.
 
         Raises:
             DatabaseUnavailable: Neither Redis nor PostgreSQL counts.
         """
         try:
-            allowed, window = self._shared.hit(self._item(limit), str(key_id))
+            allowed, window = self._shared.hit(self._item(limit), str(key_id), cost=cost)
         except CountsAway:
-            allowed, window = self._hit_in_postgresql(key_id, limit)
-        return window.rate(limit, self._window_seconds, allowed=allowed)
+            allowed, window = self._hit_in_postgresql(key_id, limit, cost)
+        return window.rate(limit, self._window_seconds, cost=cost, allowed=allowed)
 
     def look(self, key_id: uuid.UUID, limit: int) -> Rate | None:
         """Where a key stands, without counting; None while Redis is away."""
@@ -176,12 +195,16 @@ class RequestLimiter:
         return window.rate(limit, self._window_seconds)
 
     def _item(self, limit: int) -> RateLimitItem:
-        return RateLimitItemPerSecond(limit, self._window_seconds)
+        return RateLimitItemPerSecond(limit * REQUEST_COST, self._window_seconds)
 
-    def _hit_in_postgresql(self, key_id: uuid.UUID, limit: int) -> tuple[bool, Window]:
+    def _hit_in_postgresql(self, key_id: uuid.UUID, limit: int, cost: int) -> tuple[bool, Window]:
         with self._transaction() as session:
             count = request_counts.hit(
-                session, key_id, limit=limit, window_seconds=self._window_seconds
+                session,
+                key_id,
+                limit=limit * REQUEST_COST,
+                window_seconds=self._window_seconds,
+                cost=cost,
             )
         window = Window(
             previous=count.previous, current=count.current, left_seconds=count.left_seconds

@@ -18,7 +18,7 @@ router = APIRouter(tags=["limits"], dependencies=[Depends(single_values)])
 
 
 class RequestLimit(Answer):
-    """How many requests a key may make."""
+    """How many requests a key may make; asking after a job counts as a tenth of one."""
 
     limit: int
     window_seconds: int

@@ -166,7 +166,8 @@ def fresh_database(server: PostgresServer, template: str) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def shared_engine(postgres_server: PostgresServer, migrated_database: str) -> Iterator[Engine]:
     with fresh_database(postgres_server, migrated_database) as url:
-        engine = sqlalchemy.create_engine(url)
+        # tests take connections away, also this engine's own
+        engine = sqlalchemy.create_engine(url, pool_pre_ping=True)
         yield engine
         engine.dispose()
 

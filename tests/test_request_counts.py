@@ -37,7 +37,7 @@ def earlier(session: Session, key_id: uuid.UUID, requests: int, *, windows: int 
     """Let a key have made requests in a window before this one."""
     session.execute(
         text(
-            "INSERT INTO request_counts SELECT :id, to_timestamp("
+            "INSERT INTO request_counts (api_key_id, window_start, cost) SELECT :id, to_timestamp("
             "(floor(EXTRACT(EPOCH FROM now()) / 86400) - :windows) * 86400), :requests"
         ),
         {"id": key_id, "requests": requests, "windows": windows},

@@ -95,7 +95,7 @@ def upgrade() -> None:
     op.create_table('request_counts',
     sa.Column('api_key_id', sa.UUID(), nullable=False),
     sa.Column('window_start', postgresql.TIMESTAMP(timezone=True), nullable=False),
-    sa.Column('requests', sa.Integer(), nullable=False),
+    sa.Column('cost', sa.Integer(), nullable=False),
     sa.ForeignKeyConstraint(['api_key_id'], ['api_keys.id'], name=op.f('fk_request_counts_api_key_id_api_keys'), ondelete='CASCADE'),
     sa.PrimaryKeyConstraint('api_key_id', 'window_start', name=op.f('pk_request_counts'))
     )

@@ -49,6 +49,14 @@ def submit(client, headers, size=5):
 # Requests
 
 
+def test_a_job_can_be_asked_after_more_often(make_client, alice):
+    client = make_client(rate_limit_requests=2)
+    status = submit(client, alice).headers["location"]
+    answers = [client.get(status, headers=alice).status_code for _ in range(11)]
+
+    assert answers == [200] * 10 + [429]
+
+
 @pytest.mark.security("resources", "one request too many in a minute")
 def test_a_request_too_many_is_refused_and_says_when_to_come_back(make_client, alice):
     client = make_client(rate_limit_requests=2)

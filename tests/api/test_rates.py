@@ -6,7 +6,15 @@ import pytest
 import redis
 
 import keys
-from api.rates import BREAKER_SECONDS, KEY_PREFIX, RequestLimiter, SharedCounts, Window
+from api.rates import (
+    BREAKER_SECONDS,
+    KEY_PREFIX,
+    POLL_COST,
+    REQUEST_COST,
+    RequestLimiter,
+    SharedCounts,
+    Window,
+)
 from keys import Grant
 from tests.fakes import FakeClock
 
@@ -48,6 +56,15 @@ def test_so_many_are_allowed_and_no_more(either, key_id):
 
 def test_what_remains_is_told(either, key_id):
     assert [either.hit(key_id, 3).remaining for _ in range(4)] == [2, 1, 0, 0]
+
+
+def test_asking_after_a_job_counts_as_a_tenth(either, key_id):
+    polls = [either.hit(key_id, 2, cost=POLL_COST).allowed for _ in range(15)]
+
+    assert all(polls)
+    # five tenths are left, which is no whole request
+    assert not either.hit(key_id, 2).allowed
+    assert [either.hit(key_id, 2, cost=POLL_COST).allowed for _ in range(6)] == [True] * 5 + [False]
 
 
 def test_two_keys_do_not_share(either, key_id, sessions):
@@ -104,14 +121,16 @@ def test_redis_that_failed_is_left_alone_for_a_while(sessions, key_id, caplog):
 # The sums of a sliding window
 
 WINDOWS = {
-    # previous, current, seconds left of 60, limit: remaining, wait of a refused one
+    # what requests cost in the window before, and in this one; seconds left of 60; limit in
+    # requests: remaining, wait of a refused one
     "fresh": (0, 0, 60.0, 10, 10, None),
-    "half of it": (0, 5, 30.0, 10, 5, None),
-    "the one before counts by its share": (10, 0, 30.0, 10, 5, None),
-    "both": (10, 5, 30.0, 10, 0, 1),
-    "full": (0, 10, 20.0, 10, 0, 20),
-    "more than full, after the limit fell": (0, 50, 20.0, 10, 0, 20),
-    "until enough of the one before has left": (10, 4, 48.0, 10, 0, 12),
+    "half of it": (0, 50, 30.0, 10, 5, None),
+    "the one before counts by its share": (100, 0, 30.0, 10, 5, None),
+    "both": (100, 50, 30.0, 10, 0, 6),
+    "a tenth is no request": (0, 91, 30.0, 10, 0, None),
+    "full": (0, 100, 20.0, 10, 0, 20),
+    "more than full, after the limit fell": (0, 500, 20.0, 10, 0, 20),
+    "until enough of the one before has left": (100, 40, 48.0, 10, 0, 18),
 }
 
 
@@ -127,7 +146,7 @@ def test_what_remains_and_when_there_is_room(previous, current, left, limit, rem
 
 
 def test_the_headers_are_those_of_the_draft():
-    rate = Window(previous=0, current=88, left_seconds=30.2).rate(100, 60)
+    rate = Window(previous=0, current=88 * REQUEST_COST, left_seconds=30.2).rate(100, 60)
 
     assert rate.headers == {
         "RateLimit-Policy": '"req";q=100;w=60',

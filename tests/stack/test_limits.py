@@ -29,7 +29,11 @@ def serving(started: list[tuple[Process, str]]) -> None:
 @pytest.fixture
 def urls(stack: Stack) -> list[str]:
     started = [
-        stack.web(RATE_LIMIT_WINDOW=str(WINDOW_SECONDS), WHISPER_MODEL_SIZE="tiny")
+        stack.web(
+            RATE_LIMIT_REQUESTS="100",
+            RATE_LIMIT_WINDOW=str(WINDOW_SECONDS),
+            WHISPER_MODEL_SIZE="tiny",
+        )
         for _ in range(PROCESSES)
     ]
     serving(started)
