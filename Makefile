@@ -1,6 +1,7 @@
 # CPython 3.11 with venv is all that these need; they set up the rest in .venv.
 #   make run           serve on 127.0.0.1:8000, with servers of its own where none are set
 #   make test          run every test but the next two kinds
+#   make test-security try bad inputs of every kind, and print how many were answered as promised
 #   make test-chaos    break running processes in every way, and print what survives what
 #   make fuzz          spoil media files for ten minutes and see what the decoder makes of them
 #   make check         lint and type-check
@@ -16,7 +17,7 @@ PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet
 # the locks are complete: nothing is installed that they do not name with its digest
 INSTALL = $(PIP) install --no-deps --require-hashes $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: run test test-chaos chaos fuzz check bench test-compose lock clean
+.PHONY: run test test-security test-chaos chaos fuzz check bench test-compose lock clean
 
 run: .venv/run
 	@exec .venv/bin/python serve.py
@@ -28,6 +29,9 @@ check: .venv/dev
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy .
+
+test-security: .venv/dev
+	.venv/bin/python -m pytest -p tests.bad_inputs -m 'security and not compose' -n auto --dist worksteal $(ARGS)
 
 test-chaos: .venv/dev
 	.venv/bin/python -m pytest -m chaos tests/chaos -n 2 --dist worksteal $(ARGS)

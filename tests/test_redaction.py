@@ -8,6 +8,7 @@ from redaction import make_mask
 mask = make_mask()
 
 
+@pytest.mark.security("logs", "what identifies or opens, in a line of a log")
 @pytest.mark.parametrize(
     ("text", "masked"),
     [

@@ -106,6 +106,7 @@ def test_the_public_internet_may_be_called(address: str) -> None:
     assert rule().permits(ip_address(address))
 
 
+@pytest.mark.security("address", "an address that is not the public internet's")
 @pytest.mark.parametrize("address", REFUSED)
 def test_everything_else_may_not(address: str) -> None:
     assert not rule().permits(ip_address(address))

@@ -82,6 +82,7 @@ def test_headers_of_the_clients_own_cannot_be_replaced(serve: Serve) -> None:
     )
 
 
+@pytest.mark.security("address", "header of two lines")
 @pytest.mark.parametrize("header", [("a", "b\r\nc: d"), ("a\r\nb", "c"), ("a", "é"), ("a", "\0")])
 def test_a_header_of_two_lines_is_not_sent(header: tuple[str, str], serve: Serve) -> None:
     server = serve(OK)
@@ -169,6 +170,7 @@ HOSTILE_NAMES = {
 CALLS: list[Callable[[Outgoing, str], object]] = [Outgoing.check, post, download]
 
 
+@pytest.mark.security("address", "what a hostile client would give as a webhook")
 @pytest.mark.parametrize("call", CALLS, ids=["check", "post", "stream"])
 @pytest.mark.parametrize("url", REFUSED)
 def test_what_may_not_be_called_is_not(
@@ -188,6 +190,7 @@ def test_what_may_not_be_called_is_not(
     assert server.hits() == 0
 
 
+@pytest.mark.security("address", "another form of an address that is listed")
 @pytest.mark.parametrize("call", CALLS, ids=["check", "post", "stream"])
 @pytest.mark.parametrize(
     "url",
@@ -222,6 +225,7 @@ def test_of_a_listed_machine_nothing_is_called_in_another_form(
     assert server.hits() == 0
 
 
+@pytest.mark.security("address", "another port of a machine that is listed")
 @pytest.mark.parametrize("call", CALLS, ids=["check", "post", "stream"])
 def test_of_a_listed_machine_no_other_port_is_called(
     call: Callable[[Outgoing, str], object], serve: Serve
@@ -233,6 +237,7 @@ def test_of_a_listed_machine_no_other_port_is_called(
     assert server.hits() == 0
 
 
+@pytest.mark.security("address", "a name of this machine")
 @pytest.mark.parametrize("host", ["localhost", "ip6-localhost", "127.0.0.1", "[::1]"])
 def test_this_machine_is_refused_by_whatever_name_it_goes(host: str, serve: Serve) -> None:
     server = serve(OK)
@@ -245,6 +250,7 @@ def test_this_machine_is_refused_by_whatever_name_it_goes(host: str, serve: Serv
     assert server.hits() == 0
 
 
+@pytest.mark.security("address", "a name that leads elsewhere after the check")
 def test_a_name_that_leads_elsewhere_after_the_check_is_not_followed(serve: Serve) -> None:
     server = serve(OK)
     answers = itertools.cycle([(PUBLIC,), ("127.0.0.1",)])
@@ -297,6 +303,7 @@ def test_a_refusal_does_not_tell_the_client_what_the_name_leads_to(
     assert "secret-path" not in str(vars(record))
 
 
+@pytest.mark.security("address", "a metadata service in a network that is listed")
 def test_metadata_services_need_a_listing_of_their_own(serve: Serve) -> None:
     client = Outgoing(allow=[ip_network("169.254.0.0/16")], allow_http=True)
     with pytest.raises(AddressRefused):
@@ -331,6 +338,7 @@ def test_only_what_may_pass_is_tried_again(error: type[ServiceError], course: Co
 # Redirects, proxies, cookies, passwords
 
 
+@pytest.mark.security("address", "a redirect to this machine")
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_a_status_and_is_not_followed(status: int, serve: Serve) -> None:
     target = serve(OK)

@@ -22,6 +22,7 @@ from tests.outgoing.servers import (
 )
 
 
+@pytest.mark.security("server", "a reply without end")
 def test_a_reply_without_end_is_cut(serve: Serve) -> None:
     def answer(caller: Caller) -> None:
         caller.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000000\r\n\r\n")
@@ -42,6 +43,7 @@ def test_a_reply_of_just_the_size_is_whole(serve: Serve) -> None:
     assert (reply.body, reply.whole) == (body, True)
 
 
+@pytest.mark.security("server", "chunks without end")
 @pytest.mark.parametrize(
     "chunk",
     [b"1\r\nx\r\n", b"1;" + b"y" * 1000 + b"\r\nx\r\n", b"10000\r\n" + b"x" * 65536 + b"\r\n"],
@@ -58,6 +60,7 @@ def test_chunks_without_end_are_cut(chunk: bytes, serve: Serve) -> None:
     assert len(reply.body) <= REPLY_BYTES
 
 
+@pytest.mark.security("server", "chunks that are wrapped in more")
 def test_what_chunks_are_wrapped_in_counts_as_well(serve: Serve) -> None:
     def answer(caller: Caller) -> None:
         caller.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -86,6 +89,7 @@ def drip(caller: Caller) -> None:
     caller.send_for_ever(b"x", pause_seconds=0.02)
 
 
+@pytest.mark.security("server", "headers that do not end")
 @pytest.mark.parametrize("answer", [drip, Caller.hang])
 @pytest.mark.parametrize("call", [post, download])
 def test_headers_that_do_not_end_in_time_are_no_answer(
@@ -98,6 +102,7 @@ def test_headers_that_do_not_end_in_time_are_no_answer(
     assert reason(caught) == "timeout"
 
 
+@pytest.mark.security("server", "a server that does not listen")
 def test_who_does_not_listen_is_not_talked_to_for_ever(accept: Serve) -> None:
     server = accept(Caller.hang)
     client = client_of(server, limits=SHORT)
@@ -116,6 +121,7 @@ BEFORE_THE_REPLY = {
 }
 
 
+@pytest.mark.security("server", "replies before the reply")
 @pytest.mark.parametrize("what", BEFORE_THE_REPLY)
 def test_what_comes_before_a_body_has_an_end(what: str, serve: Serve) -> None:
     first, rest = BEFORE_THE_REPLY[what]
@@ -135,6 +141,7 @@ def test_a_few_replies_before_the_reply_are_passed_over(serve: Serve) -> None:
     assert post(client_of(server), url_of(server)).status == 200
 
 
+@pytest.mark.security("server", "a packed reply")
 def test_nothing_is_unpacked(serve: Serve) -> None:
     bomb = gzip.compress(bytes(20_000_000))
     head = "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n"
@@ -155,6 +162,7 @@ NO_HTTP = {
 }
 
 
+@pytest.mark.security("server", "what is no HTTP")
 @pytest.mark.parametrize("what", NO_HTTP)
 def test_what_is_no_http_is_no_answer(what: str, serve: Serve) -> None:
     server = serve(NO_HTTP[what])

@@ -50,6 +50,7 @@ def test_an_address_may_have_a_certificate_as_well(
     assert post(client_of_tls(server, trusting), f"https://[::1]:{server.port}/").status == 200
 
 
+@pytest.mark.security("server", "a certificate of somebody else")
 @pytest.mark.parametrize("name", ["other.test", "127.0.0.1", "*.test"])
 def test_a_certificate_of_somebody_else_is_refused(
     name: str, serve: Serve, authority: trustme.CA, trusting: ssl.SSLContext
@@ -62,6 +63,7 @@ def test_a_certificate_of_somebody_else_is_refused(
     assert server.requests == []
 
 
+@pytest.mark.security("server", "a certificate of an unknown authority")
 def test_a_certificate_of_an_unknown_authority_is_refused(
     serve: Serve, trusting: ssl.SSLContext
 ) -> None:
@@ -102,6 +104,7 @@ def test_plain_http_is_no_tls(accept: Serve, trusting: ssl.SSLContext) -> None:
     assert reason(caught) == "tls"
 
 
+@pytest.mark.security("server", "a handshake that does not end")
 @pytest.mark.parametrize("pause_seconds", [None, 0.02])
 def test_a_handshake_that_does_not_end_is_given_up(
     pause_seconds: float | None, accept: Serve, trusting: ssl.SSLContext

@@ -166,6 +166,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.security("address", "a URL that can be read in two ways")
 @pytest.mark.parametrize("url", REFUSED)
 def test_what_can_be_read_in_two_ways_is_refused(url: str) -> None:
     with pytest.raises(AddressRefused):

@@ -116,6 +116,7 @@ def test_a_decoder_that_was_taken_over_is_refused(expression: str) -> None:
     assert inside(expression) == "EPERM"
 
 
+@pytest.mark.security("media", "decoder with an open socket")
 @LINUX
 def test_a_socket_that_is_open_already_leads_nowhere() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as ours:
@@ -163,21 +164,25 @@ def test_memory_for_data_is_still_to_be_had() -> None:
     assert inside("len(bytearray(200 << 20))") == str(200 << 20)
 
 
+@pytest.mark.security("media", "decoder after more memory")
 @LINUX
 def test_memory_beyond_the_limit_is_not() -> None:
     with pytest.raises(AssertionError, match="MemoryError"):
         inside("len(bytearray(1 << 30))")
 
 
+@pytest.mark.security("media", "decoder that sleeps")
 def test_time_beyond_the_limit_ends_it() -> None:
     inside("time.sleep(60)", seconds=0.1, status=-signal.SIGALRM)
 
 
+@pytest.mark.security("media", "decoder that works without end")
 def test_cpu_time_beyond_the_limit_ends_it() -> None:
     # its timer does not ring, as if two threads used up the time of both
     inside("[0 for _ in iter(int, 1)]", seconds=0, status=-signal.SIGXCPU)
 
 
+@pytest.mark.security("media", "decoder that writes without end")
 def test_output_beyond_the_limit_is_refused(tmp_path: Path) -> None:
     with (tmp_path / "samples").open("wb") as file:
         number = file.fileno()
