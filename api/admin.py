@@ -43,7 +43,7 @@ WORKER: Final = "worker"
     operation_id="get_admin_health",
     summary="How the service is",
     description="`status` follows from the worst of `conditions`; warnings leave it `healthy`.",
-    responses=problems(401, 403, 422, 503),
+    responses=problems(401, 403, 503),
 )
 def health(
     _principal: Admin,

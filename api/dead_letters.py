@@ -50,7 +50,7 @@ BODIES: Final = (Retry, Resolution, Quarantine, RetryMany, ResolveMany)
     "",
     operation_id="list_errors",
     summary="The dead letter queue, the last to fail first",
-    responses=problems(400, 401, 403, 422, 503),
+    responses=problems(400, 401, 403, 503),
 )
 def index(
     request: Request,
@@ -94,7 +94,7 @@ def show(
     "/retry",
     operation_id="retry_errors",
     summary="Send many failed jobs round again",
-    responses=problems(400, 401, 403, 415, 422, 503),
+    responses=problems(401, 403, 503),
     openapi_extra=json_request(RetryMany.__name__, required=True),
 )
 def retry_many(
@@ -112,7 +112,7 @@ def retry_many(
     "/resolve",
     operation_id="resolve_errors",
     summary="Note that many failed jobs were dealt with",
-    responses=problems(400, 401, 403, 415, 422, 503),
+    responses=problems(401, 403, 503),
     openapi_extra=json_request(ResolveMany.__name__, required=True),
 )
 def resolve_many(
@@ -129,7 +129,7 @@ def resolve_many(
     status_code=202,
     operation_id="retry_error",
     summary="Send a failed job round again",
-    responses=problems(400, 401, 403, 404, 409, 410, 415, 422, 503),
+    responses=problems(401, 403, 404, 409, 410, 503),
     openapi_extra=json_request(Retry.__name__, required=False),
 )
 def retry(
@@ -158,7 +158,7 @@ def retry(
     "/{job_id}/resolve",
     operation_id="resolve_error",
     summary="Note that a failed job was dealt with",
-    responses=problems(400, 401, 403, 404, 409, 415, 422, 503),
+    responses=problems(401, 403, 404, 409, 503),
     openapi_extra=json_request(Resolution.__name__, required=False),
 )
 def resolve(
@@ -180,7 +180,7 @@ def resolve(
     operation_id="quarantine_error",
     summary="Set a failed job aside",
     description="Until it is released it is not retried or resolved, and its upload is kept.",
-    responses=problems(400, 401, 403, 404, 409, 415, 422, 503),
+    responses=problems(401, 403, 404, 409, 503),
     openapi_extra=json_request(Quarantine.__name__, required=False),
 )
 def quarantine(

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from starlette.responses import HTMLResponse
 
 from api import idempotency, submission
-from api.dependencies import Needs
+from api.dependencies import Needs, single_values
 from api.errors import MEDIA_TYPE
 from api.multipart import FILE_FIELD
 from api.schemas import Problem
@@ -86,7 +86,10 @@ async def docs(request: Request) -> HTMLResponse:
 
 
 def problems(*statuses: int) -> Responses:
-    """Describe the errors of a route; whoever needs a key may also come too often."""
+    """Describe the errors of a route; whoever needs a key may also come too often.
+
+    Those of parameters and of JSON bodies are added by themselves.
+    """
     more = {HTTPStatus.TOO_MANY_REQUESTS} if HTTPStatus.UNAUTHORIZED in statuses else set()
     return {int(status): _problem(status) for status in sorted({*statuses, *more})}
 
@@ -180,11 +183,11 @@ def _document(app: FastAPI, bodies: tuple[type[BaseModel], ...]) -> dict[str, An
         schemas[model.__name__] = schema
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    scopes = dict(_scopes(app))
+    scopes, strict = dict(_scopes(app)), set(_strict(app))
     for path in document["paths"].values():
         for operation in path.values():
-            if "422" in operation["responses"]:
-                operation["responses"]["422"] = _problem(422)
+            for status in _implied(operation, strict=operation["operationId"] in strict):
+                operation["responses"][str(status)] = _problem(status)
             if scope := scopes.get(operation["operationId"]):
                 # OpenAPI 3.1: for what is not OAuth these are the roles that are needed
                 operation["security"] = [
@@ -193,11 +196,29 @@ def _document(app: FastAPI, bodies: tuple[type[BaseModel], ...]) -> dict[str, An
     return document
 
 
+def _implied(operation: dict[str, Any], *, strict: bool) -> Iterator[int]:
+    """The errors of whatever comes with a request."""
+    if "application/json" in operation.get("requestBody", {}).get("content", {}):
+        yield from (400, 408, 413, 415, 422)
+    elif strict or "422" in operation["responses"]:
+        yield 422
+
+
 def _scopes(app: FastAPI) -> Iterator[tuple[str, str]]:
     """The scope that each operation needs. Told to FastAPI, it would ask for the caller twice."""
+    for name, asked in _dependencies(app):
+        if isinstance(asked, Needs):
+            yield name, str(asked.scope)
+
+
+def _strict(app: FastAPI) -> Iterator[str]:
+    """The operations that refuse a parameter which is given twice."""
+    return (name for name, asked in _dependencies(app) if asked is single_values)
+
+
+def _dependencies(app: FastAPI) -> Iterator[tuple[str, object]]:
     for context in iter_route_contexts(app.routes):
         route = context.original_route
         if isinstance(route, APIRoute) and route.operation_id:
-            for needed in route.dependant.dependencies:
-                if isinstance(needed.call, Needs):
-                    yield route.operation_id, str(needed.call.scope)
+            for dependency in route.dependant.dependencies:
+                yield route.operation_id, dependency.call

@@ -78,7 +78,7 @@ class JobFilter(Page):
     "/jobs",
     operation_id="list_jobs",
     summary="List jobs, newest first",
-    responses=problems(400, 401, 403, 422, 503),
+    responses=problems(400, 401, 403, 503),
 )
 def index(
     request: Request,
@@ -129,7 +129,7 @@ def show(
     "/jobs/{job_id}",
     operation_id="change_job",
     summary="Change priority or metadata",
-    responses=problems(400, 401, 403, 404, 409, 413, 415, 422, 503),
+    responses=problems(401, 403, 404, 409, 503),
     openapi_extra=json_request(JobPatch.__name__, required=True),
 )
 def change(

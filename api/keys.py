@@ -43,7 +43,7 @@ class KeyFilter(Page):
     "/keys",
     operation_id="list_keys",
     summary="List keys, newest first",
-    responses=problems(400, 401, 403, 422, 503),
+    responses=problems(400, 401, 403, 503),
 )
 def index(
     request: Request,
@@ -73,7 +73,7 @@ def index(
     operation_id="create_key",
     summary="Make a key",
     description="Its secret is in the answer, and nowhere else ever after.",
-    responses=problems(400, 401, 403, 413, 415, 422, 503),
+    responses=problems(401, 403, 503),
     openapi_extra=json_request(NewKey.__name__, required=True),
 )
 def create(
@@ -108,7 +108,7 @@ def show(key_id: KeyId, _principal: Admin, services: ServicesDep) -> Key:
     operation_id="change_key",
     summary="Change what a key may do",
     description="Holds from the next call on.",
-    responses=problems(400, 401, 403, 404, 409, 413, 415, 422, 503),
+    responses=problems(401, 403, 404, 409, 503),
     openapi_extra=json_request(KeyPatch.__name__, required=True),
 )
 def change(
@@ -137,7 +137,7 @@ def change(
         " `grace_seconds`, a day unless told otherwise; one from before that stops at once. All"
         " else of the key stays: its id, its jobs, what it may do and has used."
     ),
-    responses=problems(400, 401, 403, 404, 409, 413, 415, 422, 503),
+    responses=problems(401, 403, 404, 409, 503),
     openapi_extra=json_request(Rotation.__name__, required=False),
 )
 def rotate(
@@ -159,7 +159,7 @@ def rotate(
     operation_id="revoke_key",
     summary="Make a key useless from now on",
     description="Its owner's jobs stay. Twice is as good as once.",
-    responses=problems(400, 401, 403, 404, 409, 413, 415, 422, 503),
+    responses=problems(401, 403, 404, 409, 503),
     openapi_extra=json_request(Revocation.__name__, required=False),
 )
 def revoke(

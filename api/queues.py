@@ -108,7 +108,7 @@ def index(_principal: Admin, services: ServicesDep) -> QueueList:
         "What runs goes on, what is submitted waits. A job that failed once waits in `retry`,"
         " whatever its priority. It stays paused until it is resumed, whatever is restarted."
     ),
-    responses=problems(400, 401, 403, 404, 413, 415, 422, 503),
+    responses=problems(401, 403, 404, 503),
     openapi_extra=json_request(Pause.__name__, required=False),
 )
 def pause(

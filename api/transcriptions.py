@@ -44,7 +44,7 @@ ACCEPTED: Final[Responses] = {
     operation_id="submit",
     summary="Submit a recording",
     description="The fields may stand before or after the file, and in the query as well.",
-    responses=ACCEPTED | problems(400, 401, 403, 408, 409, 410, 413, 415, 422, 503, 507),
+    responses=ACCEPTED | problems(400, 401, 403, 408, 409, 410, 413, 415, 503, 507),
     openapi_extra=upload_body(),
 )
 async def submit(

@@ -1,0 +1,289 @@
+"""Every error that the OpenAPI document tells of, on every route, is one that can be seen.
+
+That nothing else is answered is schemathesis' to find. A route that is new, or tells of an error
+that is new, fails here until somebody says how one comes by it.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx2
+import pytest
+from sqlalchemy import func, select
+from starlette.testclient import TestClient
+
+from api.dependencies import MAX_JSON_BYTES
+from api.schemas import Problem
+from app import create_app
+from config import Settings
+from models import ApiKey, Scope, TranscriptionJob
+from tests.api.conftest import ADMIN_KEY, Jobs, MakeKey, connected, poll, serving, stored
+from tests.api.test_ownership import DOCUMENT, METHODS, Operation, body, needed, url_of
+from tests.api.test_uploading import HEAD, length, request
+
+DOCUMENTED: Final = [
+    (operation, int(status))
+    for operation, description in METHODS.items()
+    for status in sorted(description["responses"])
+    if int(status) >= 400
+]
+SUBMIT: Final = ("post", "/transcribe")
+#: What asks for a job that another answer would not be refused with.
+CHANGES: Final = {("patch", "/jobs/{job_id}"): {"priority": "high"}}
+MB: Final = 2**20
+
+
+@dataclass
+class Attempt:
+    """One operation, and all that a request to it may need."""
+
+    operation: Operation
+    client: TestClient
+    make_settings: Callable[..., Settings]
+    make_key: MakeKey
+    jobs: Jobs
+    settings: Settings
+
+    @property
+    def key(self) -> dict[str, str]:
+        """A key that may do everything, by the name of the one from the setting."""
+        return {"X-API-Key": ADMIN_KEY}
+
+    def call(self, headers: Mapping[str, str] | None = None, **given: Any) -> httpx2.Response:
+        """Send the least that the document allows, but for what is given."""
+        client, ids = given.pop("client", self.client), given.pop("ids", {})
+        url = given.pop("url", None) or url_of(self.operation, ids)
+        if not {"json", "content", "files"} & given.keys():
+            given |= body(self.operation)
+            if self.operation in CHANGES:
+                given["json"] = CHANGES[self.operation]
+        headers = {**(self.key if headers is None else headers), **given.pop("more", {})}
+        answer: httpx2.Response = client.request(self.operation[0], url, headers=headers, **given)
+        return answer
+
+    def on(self, job_id: uuid.UUID, **given: Any) -> httpx2.Response:
+        return self.call(ids={"job_id": job_id}, **given)
+
+    def with_settings(self, *before: str, **values: Any) -> httpx2.Response:
+        """Call an app with other settings, after some GETs."""
+        app = create_app(self.make_settings(**values))
+        with TestClient(app, raise_server_exceptions=False) as client:
+            for path in before:
+                client.get(path, headers=self.key)
+            return self.call(client=client)
+
+    def by_hand(self, head: bytes, part: bytes) -> httpx2.Response:
+        """Send a part of a request, and nothing more."""
+        settings = self.make_settings(body_timeout_seconds=0.3)
+        with serving(settings) as port, connected(port) as connection:
+            connection.sendall(head + part)
+            answer = connection.recv(65536)
+        return read(answer)
+
+
+def read(answer: bytes) -> httpx2.Response:
+    head, _, content = answer.partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    headers = {name: value for name, _, value in (line.partition(": ") for line in lines)}
+    return httpx2.Response(int(status.split()[1]), headers=headers, content=content)
+
+
+# How one comes by each
+
+
+def no_key(attempt: Attempt) -> httpx2.Response:
+    return attempt.call(headers={})
+
+
+def no_scope(attempt: Attempt) -> httpx2.Response:
+    wanted = needed(attempt.operation)
+    other = next(scope for scope in Scope if scope not in {wanted, Scope.ADMIN})
+    return attempt.call(attempt.make_key("alice", scopes=[other]))
+
+
+def nobodys(attempt: Attempt) -> httpx2.Response:
+    if "{name}" in attempt.operation[1]:
+        return attempt.call(url=attempt.operation[1].replace("{name}", "nothing"))
+    return attempt.call()
+
+
+def twice(attempt: Attempt) -> httpx2.Response:
+    return attempt.call(url=f"{url_of(attempt.operation)}?a=1&a=2")
+
+
+def too_often(attempt: Attempt) -> httpx2.Response:
+    return attempt.with_settings("/usage", rate_limit_requests=1)
+
+
+def no_database(attempt: Attempt) -> httpx2.Response:
+    return attempt.with_settings(database_url="postgresql://127.0.0.1:1/nowhere")
+
+
+def no_json(attempt: Attempt) -> httpx2.Response:
+    return attempt.call(content=b"{", more={"Content-Type": "application/json"})
+
+
+def no_cursor(attempt: Attempt) -> httpx2.Response:
+    return attempt.call(params={"cursor": "nobody's"})
+
+
+def half_json(attempt: Attempt) -> httpx2.Response:
+    lines = [
+        f"{attempt.operation[0].upper()} {url_of(attempt.operation)} HTTP/1.1",
+        "Host: a",
+        f"X-API-Key: {attempt.key['X-API-Key']}",
+        "Content-Type: application/json",
+        "Content-Length: 10",
+    ]
+    return attempt.by_hand("\r\n".join(lines).encode() + b"\r\n\r\n", b"{")
+
+
+def large_json(attempt: Attempt) -> httpx2.Response:
+    content = json.dumps({"note": MAX_JSON_BYTES * "x"}).encode()
+    return attempt.call(content=content, more={"Content-Type": "application/json"})
+
+
+def other_media(attempt: Attempt) -> httpx2.Response:
+    return attempt.call(content=b"{}", more={"Content-Type": "text/plain"})
+
+
+def wrong_state(attempt: Attempt) -> httpx2.Response:
+    """A job that has failed, to whom it can no longer happen; for an operator, one that has not."""
+    if attempt.operation[1].startswith("/admin/errors"):
+        return attempt.on(attempt.jobs.submit())
+    return attempt.on(attempt.jobs.failed())
+
+
+def last_of_its_kind(attempt: Attempt) -> httpx2.Response:
+    """The only key that could undo it."""
+    attempt.client.get("/usage", headers=attempt.key)  # which enters the keys of the setting
+    with attempt.jobs.sessions() as session:
+        (key_id,) = session.scalars(select(ApiKey.id)).all()
+    given = {"json": {"scopes": ["jobs:read"]}} if attempt.operation[0] == "patch" else {}
+    return attempt.call(ids={"key_id": key_id}, **given)
+
+
+def under_way(attempt: Attempt) -> httpx2.Response:
+    name = b"Idempotency-Key: one"
+    with serving(attempt.settings) as port, connected(port) as first, connected(port) as second:
+        first.sendall(request(length(1000), name, key=attempt.key) + HEAD)
+        assert poll(lambda: stored(attempt.settings))
+        second.sendall(request(length(1000), name, key=attempt.key) + HEAD)
+        return read(second.recv(65536))
+
+
+def deleted_meanwhile(attempt: Attempt) -> httpx2.Response:
+    first = attempt.call(more={"Idempotency-Key": "one"})
+    attempt.client.delete(f"/jobs/{first.json()['job_id']}", headers=attempt.key)
+    return attempt.call(more={"Idempotency-Key": "one"})
+
+
+def half_upload(attempt: Attempt) -> httpx2.Response:
+    return attempt.by_hand(request(length(MB), key=attempt.key), HEAD + b"x")
+
+
+def no_form(attempt: Attempt) -> httpx2.Response:
+    kind = {"Content-Type": "multipart/form-data; boundary=XX"}
+    return attempt.call(content=b"--YY", more=kind)
+
+
+def large_upload(attempt: Attempt) -> httpx2.Response:
+    return attempt.call(files={"file": ("a.mp3", bytes(MB + 1))})
+
+
+def full_disk(attempt: Attempt) -> httpx2.Response:
+    return attempt.with_settings(min_free_disk_mb=2**24)
+
+
+def without_upload(attempt: Attempt) -> httpx2.Response:
+    job_id = attempt.jobs.failed()
+    with attempt.jobs.sessions.begin() as session:
+        session.get_one(TranscriptionJob, job_id).upload_deleted_at = func.now()
+    return attempt.on(job_id)
+
+
+def no_such_range(attempt: Attempt, asked: str) -> httpx2.Response:
+    job_id = attempt.jobs.failed()
+    attempt.jobs.keep(job_id, b"sound")
+    return attempt.on(job_id, more={"Range": asked})
+
+
+def no_format(attempt: Attempt) -> httpx2.Response:
+    return attempt.on(attempt.jobs.completed(), more={"Accept": "image/png"})
+
+
+Way = Callable[[Attempt], httpx2.Response]
+JSON: Final[dict[int, Way]] = {400: no_json, 408: half_json, 413: large_json, 415: other_media}
+WAYS: Final[dict[int, Way]] = {
+    401: no_key,
+    403: no_scope,
+    404: nobodys,
+    409: wrong_state,
+    422: twice,
+    429: too_often,
+    503: no_database,
+}
+OF_ONE: Final[dict[tuple[Operation, int], Way]] = {
+    (SUBMIT, 400): no_form,
+    (SUBMIT, 408): half_upload,
+    (SUBMIT, 409): under_way,
+    (SUBMIT, 410): deleted_meanwhile,
+    (SUBMIT, 413): large_upload,
+    (SUBMIT, 415): other_media,
+    (SUBMIT, 507): full_disk,
+    (("get", "/jobs"), 400): no_cursor,
+    (("get", "/admin/errors"), 400): no_cursor,
+    (("get", "/admin/keys"), 400): no_cursor,
+    (("get", "/jobs/{job_id}/result"), 406): no_format,
+    (("get", "/jobs/{job_id}/audio"), 400): lambda attempt: no_such_range(attempt, "items=0-1"),
+    (("get", "/jobs/{job_id}/audio"), 410): without_upload,
+    (("get", "/jobs/{job_id}/audio"), 416): lambda attempt: no_such_range(attempt, "bytes=99-"),
+    (("post", "/admin/errors/{job_id}/retry"), 410): without_upload,
+    (("patch", "/admin/keys/{key_id}"), 409): last_of_its_kind,
+    (("post", "/admin/keys/{key_id}/revoke"), 409): last_of_its_kind,
+    (("post", "/admin/keys/{key_id}/rotate"), 409): last_of_its_kind,
+}
+
+
+def way_to(operation: Operation, status: int) -> Way:
+    if way := OF_ONE.get((operation, status)):
+        return way
+    return (JSON | WAYS if "json" in body(operation) else WAYS)[status]
+
+
+@pytest.mark.security("errors", "what leads to each error that the document tells of")
+@pytest.mark.parametrize(
+    ("operation", "status"),
+    [pytest.param(o, s, id=f"{o[0]} {o[1]} {s}") for o, s in DOCUMENTED],
+)
+def test_every_error_that_the_document_tells_of_is_seen(
+    client: TestClient,
+    make_settings: Callable[..., Settings],
+    make_key: MakeKey,
+    jobs: Jobs,
+    settings: Settings,
+    operation: Operation,
+    status: int,
+) -> None:
+    attempt = Attempt(operation, client, make_settings, make_key, jobs, settings)
+    answer = way_to(operation, status)(attempt)
+
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert Problem.model_validate_json(answer.content).status == status
+
+
+def test_one_schema_is_told_of_for_every_error() -> None:
+    contents = {
+        json.dumps(METHODS[operation]["responses"][str(status)]["content"])
+        for operation, status in DOCUMENTED
+    }
+    schema = {"$ref": "#/components/schemas/Problem"}
+
+    assert contents == {json.dumps({"application/problem+json": {"schema": schema}})}
+    assert "Problem" in DOCUMENT["components"]["schemas"]
