@@ -164,7 +164,9 @@ def last_of_its_kind(attempt: Attempt) -> httpx2.Response:
     attempt.client.get("/usage", headers=attempt.key)  # which enters the keys of the setting
     with attempt.jobs.sessions() as session:
         (key_id,) = session.scalars(select(ApiKey.id)).all()
-    given = {"json": {"scopes": ["jobs:read"]}} if attempt.operation[0] == "patch" else {}
+    given: dict[str, Any] = (
+        {"json": {"scopes": ["jobs:read"]}} if attempt.operation[0] == "patch" else {}
+    )
     return attempt.call(ids={"key_id": key_id}, **given)
 
 
