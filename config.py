@@ -39,6 +39,8 @@ MIN_API_KEY_CHARS = 16
 LONGEST_SECONDS: Final = 30 * 86_400.0
 #: A lease lives through this many lost heartbeats; fewer, and a healthy worker loses its jobs.
 HEARTBEATS_IN_LEASE: Final = 3
+#: Shortest time that audit events are kept, where it is not for ever.
+MIN_AUDIT_DAYS: Final = 30
 #: In the order in which a worker takes from them.
 QUEUES: Final = ("high", "normal", "retry")
 #: The queue that no worker takes from, by its name and by that of the first version.
@@ -300,6 +302,9 @@ class Settings(BaseSettings):
     upload_retention_hours: float = Field(
         168.0, ge=0, le=100_000, description="Uploads of ended jobs are deleted after; 0 keeps them"
     )
+    audit_retention_days: float = Field(
+        0, ge=0, le=36_500, description="Audit events are deleted after; 30 or more, 0 keeps them"
+    )
 
     # Outgoing calls
     outgoing_allowed_networks: Networks = Field(
@@ -421,6 +426,14 @@ class Settings(BaseSettings):
         lease_seconds = info.data.get("lease_seconds")
         if lease_seconds is not None and value * HEARTBEATS_IN_LEASE > lease_seconds:
             raise ValueError(f"Input should be at most a third of LEASE_SECONDS={lease_seconds:g}")
+        return value
+
+    @field_validator("audit_retention_days")
+    @classmethod
+    def _long_enough(cls, value: float) -> float:
+        # the database lets go of no younger one, whoever asks
+        if 0 < value < MIN_AUDIT_DAYS:
+            raise ValueError(f"Input should be 0, or {MIN_AUDIT_DAYS} or more")
         return value
 
     @classmethod

@@ -25,6 +25,7 @@
         AddressRefused, ReplyTooLarge, ReplyRefused
       SettingsError               the configuration is wrong
       Unhealthy                   a monitor asked to be told so
+      ChainBroken                 audit events are not what they were
       LocalServerFailed           our own PostgreSQL or Valkey does not run
 
 ``code`` is stable: it is stored in the job's row and sent to clients. The docstring of a class is
@@ -103,6 +104,13 @@ class NotAuthenticated(ClientError):
     """A valid API key is required."""
 
     code = "not_authenticated"
+
+    def __init__(self, message: str | None = None, /, *, reason: str = "", **data: Any) -> None:
+        super().__init__(message, **data)
+        #: For logs and audit events, as what follows: a client is not told.
+        self.reason = reason
+        #: Of the key that works no longer, if it was one: its id, its shown name, its owner's id.
+        self.key: tuple[Any, str, Any] | None = None
 
 
 class NotAllowed(ClientError):
@@ -437,6 +445,12 @@ class Unhealthy(ServiceError):
     """The service is not as it should be."""
 
     code = "unhealthy"
+
+
+class ChainBroken(ServiceError):
+    """The chain of audit events is broken."""
+
+    code = "chain_broken"
 
 
 class LocalServerFailed(ServiceError):

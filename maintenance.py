@@ -1,4 +1,4 @@
-"""The loops that keep jobs moving: dispatcher, prober, janitor, and the reaper of ``reaper``.
+"""The loops that keep jobs moving: dispatcher, prober, janitor; ``reaper`` and ``auditor``.
 
 Each round of a loop is one method; rounds may run anywhere, any number of times, and two of
 these processes at once are safe, since every statement takes its rows with SKIP LOCKED or by
@@ -12,6 +12,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -20,6 +21,7 @@ from kombu.exceptions import OperationalError
 from sqlalchemy import func, select
 
 import request_counts
+from auditor import AUDITOR_SECONDS, Auditor
 from celery_app import DEAD_LETTER, DLQ, LANES, TRANSCRIBE, WINDOW_KEY
 from config import Settings
 from database import Sessions, get_db_session
@@ -374,9 +376,11 @@ def make_loops(
         timeout_seconds=PROBE_TIMEOUT_SECONDS,
     )
     probe = functools.partial(audio.probe, limits=limits)
+    keep = timedelta(days=settings.audit_retention_days) or None
     return [
         Loop("dispatcher", dispatcher, pause_seconds=settings.dispatch_seconds),
         Loop("reaper", Reaper(sessions, settings), pause_seconds=pause_between_looks(settings)),
         Loop("prober", Prober(sessions, uploads, probe), pause_seconds=PROBER_SECONDS),
         Loop("janitor", janitor, pause_seconds=JANITOR_SECONDS),
+        Loop("auditor", Auditor(sessions, keep=keep), pause_seconds=AUDITOR_SECONDS),
     ]

@@ -68,6 +68,36 @@ class Scope(StrEnum):
     ADMIN = "admin"
 
 
+class AuditAction(StrEnum):
+    """What an audit event tells of."""
+
+    KEY_USED = "key_used"  #: From an address where it was not seen lately.
+    JOB_SUBMITTED = "job_submitted"
+    JOBS_LISTED = "jobs_listed"  #: Everybody's, by an operator.
+    JOB_READ = "job_read"  #: Somebody else's, by an operator; without its transcript.
+    TRANSCRIPT_READ = "transcript_read"
+    AUDIO_READ = "audio_read"
+    JOB_CHANGED = "job_changed"
+    JOB_CANCELLED = "job_cancelled"
+    JOB_DELETED = "job_deleted"
+    UPLOAD_DELETED = "upload_deleted"  #: Its time was over.
+    DENIED = "denied"
+    KEY_CREATED = "key_created"
+    KEY_CHANGED = "key_changed"
+    KEY_ROTATED = "key_rotated"
+    KEY_REVOKED = "key_revoked"
+    KEY_REMOVED = "key_removed"  #: It left the setting API_KEYS.
+    QUEUE_PAUSED = "queue_paused"
+    QUEUE_RESUMED = "queue_resumed"
+    ERROR_READ = "error_read"  #: A failed job with its tracebacks.
+    ERROR_RETRIED = "error_retried"
+    ERROR_RESOLVED = "error_resolved"
+    ERROR_QUARANTINED = "error_quarantined"
+    ERROR_RELEASED = "error_released"
+    JOBS_IMPORTED = "jobs_imported"  #: From version 2.
+    AUDIT_PRUNED = "audit_pruned"  #: Older events were deleted; says where the chain begins now.
+
+
 class Base(DeclarativeBase):
     """The declarative base; constraints have names, so that migrations can speak of them."""
 
@@ -544,3 +574,58 @@ class Worker(Base):
     left_at: Mapped[datetime | None]
     #: Statistics of its model pool.
     pool: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+
+
+class AuditEvent(Base):
+    """Who did what, when, from where, to what. Only added; see ``audit`` for the chain.
+
+    Nothing refers to other tables: what an event tells of may be gone. Nothing here is a client's
+    own text. A trigger refuses every change but the one that seals a row, and every deletion but
+    that of what an event of ``audit_pruned`` names.
+    """
+
+    __tablename__ = "audit_events"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid7)
+    #: When its transaction began.
+    at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
+    action: Mapped[str]
+    #: ``done``, or the code of the error that it was refused with.
+    outcome: Mapped[str] = mapped_column(server_default=text("'done'"))
+    # Who: all is None where a caller could not be made out
+    #: Shown name of the API key, or the part of the service that did it: ``cli``, ``web``,
+    #: ``maintenance``.
+    actor: Mapped[str | None]
+    key_id: Mapped[uuid.UUID | None]
+    #: The key's.
+    owner_id: Mapped[uuid.UUID | None]
+    # Whence
+    address: Mapped[str | None]
+    request_id: Mapped[str | None]
+    #: Method and path of the route, without what a client put into it.
+    route: Mapped[str | None]
+    # On what
+    job_id: Mapped[uuid.UUID | None]
+    target_key_id: Mapped[uuid.UUID | None]
+    #: Whose that job or key is.
+    target_owner_id: Mapped[uuid.UUID | None]
+    #: How many times: refusals that are alike are counted, a minute long.
+    count: Mapped[int] = mapped_column(server_default=text("1"))
+    #: Numbers, codes and names of ours.
+    detail: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    # The seal, put on by maintenance moments later
+    #: Place in the chain, from 1, without gaps.
+    position: Mapped[int | None] = mapped_column(BigInteger, unique=True)
+    #: Of the seal before it and of all else in this row.
+    sha256: Mapped[bytes | None]
+
+    __table_args__ = (
+        CheckConstraint(
+            f"action IN ({', '.join(repr(str(action)) for action in AuditAction)})", name="action"
+        ),
+        CheckConstraint("(position IS NULL) = (sha256 IS NULL)", name="seal_is_whole"),
+        CheckConstraint("count > 0", name="count_positive"),
+        Index("ix_audit_events_unsealed", "id", postgresql_where=text("position IS NULL")),
+        Index("ix_audit_events_action_age", "action", "at"),
+        Index("ix_audit_events_job", "job_id", postgresql_where=text("job_id IS NOT NULL")),
+    )

@@ -26,6 +26,7 @@ ROWS = (
     {"speech", "local_servers", "outgoing"},
     {"models"},
     {"database"},
+    {"audit"},
     {
         "auth",
         "celery_app",
@@ -38,7 +39,7 @@ ROWS = (
         "request_counts",
         "solo",
     },
-    {"api", "attempts", "tasks", "maintenance", "reaper"},
+    {"api", "attempts", "auditor", "tasks", "maintenance", "reaper"},
     {"app", "cli", "commands", "migrations", "serve", "welcome", "worker"},  # entry points
     {"rig"},  # what tools and tests share
     {"bench", "compose", "locks", "soak", "training"},  # tools beside the service
@@ -46,6 +47,7 @@ ROWS = (
 #: Modules that are one thing in two files.
 UNITS = {
     "attempts": "tasks",
+    "auditor": "maintenance",
     "commands": "cli",
     "config_values": "config",
     "first_keys": "auth",
@@ -74,6 +76,7 @@ CALLERS = {
 NEVER: Mapping[str, set[str]] = {
     "api": {"model_pool", "model_shelf", "speech.audio", "tasks", *ENGINES},
     "app": {"model_pool", "model_shelf", "speech.audio", "tasks", *ENGINES},
+    "audit": {"config", "database", "speech", *BROKER, *ENGINES, *HTTP},
     "auth": {"celery_app", "config", "speech", *BROKER, *ENGINES, *HTTP},
     "celery_app": {"database", "models", "speech", *DATABASE, *ENGINES, *HTTP},
     "cli": {"api", "app", "tasks", *ENGINES, *HTTP},

@@ -707,9 +707,10 @@ def test_a_loop_that_never_started_can_be_closed() -> None:
     Loop("test", Rounds(None), pause_seconds=1).close()
 
 
-def test_maintenance_is_made_of_four_loops(
+def test_maintenance_is_made_of_five_loops(
     sessions: Sessions, store: UploadStore, app: Celery, client: redis.Redis
 ) -> None:
     loops = make_loops(settings_of(), sessions, store, client, functools.partial(send, app))
 
-    assert [loop.name for loop in loops] == ["dispatcher", "reaper", "prober", "janitor"]
+    names = ["dispatcher", "reaper", "prober", "janitor", "auditor"]
+    assert [loop.name for loop in loops] == names
