@@ -226,9 +226,12 @@ def owner_id(session: Session, name: str) -> uuid.UUID:
 
 
 def refused(reason: str, key: ApiKey | None = None) -> NotAuthenticated:
-    """The one error of a caller who is not let in; the log alone says why."""
+    """The one error of a caller who is not let in; log and audit events alone say why."""
     logger.info("key refused", extra={"reason": reason, "key": key.prefix if key else None})
-    return NotAuthenticated()
+    error = NotAuthenticated(reason=reason)
+    if key is not None:
+        error.key = (key.id, key.prefix, key.owner_id)
+    return error
 
 
 def sha256(key: str) -> bytes:

@@ -1,4 +1,4 @@
-"""The command line: make keys, look at jobs, work through those that failed, pause queues.
+"""The command line: make keys, look at jobs, work through those that failed, see who did what.
 
 Each command is one function, each noun one module of ``commands``. But for ``doctor`` it speaks to
 PostgreSQL alone: what it changes, the dispatcher and the workers see by themselves.
@@ -11,7 +11,7 @@ from typing import Final, NoReturn
 
 import typer
 
-from commands import dead_letters, doctor, first_version, jobs, keys, models, queues
+from commands import audit, dead_letters, doctor, first_version, jobs, keys, models, queues
 from database import explained
 from errors import ServiceError, SettingsError
 from telemetry import configure_logging
@@ -31,6 +31,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(dead_letters.app, name="errors")
 app.add_typer(queues.app, name="queues")
 app.add_typer(models.app, name="models")
+app.add_typer(audit.app, name="audit")
 app.command("doctor")(doctor.doctor)
 app.command("import-v1")(first_version.import_first_version)
 

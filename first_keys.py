@@ -21,10 +21,11 @@ from uuid_utils.compat import uuid7
 
 import auth
 import keys
+from audit.events import WEB, record
 from auth import ADMIN, ANONYMOUS, FROM_SETTING, PREFIX, SHOWN_CHARS
 from errors import SettingsError
 from keys import Grant
-from models import ApiKey, Scope
+from models import ApiKey, AuditAction, Scope
 
 logger = logging.getLogger(__name__)
 
@@ -73,9 +74,10 @@ class FirstKeys:
     def _make_first(self, session: Session) -> str | None:
         if session.scalar(select(ApiKey.id).where(ApiKey.prefix != ANONYMOUS).limit(1)):
             return None
-        key, _ = keys.create(
+        key, row = keys.create(
             session, Grant(owner=ADMIN, scopes=tuple(Scope), note="made at the first start")
         )
+        record(session, WEB, AuditAction.KEY_CREATED, key_id=row.id, detail={"scopes": row.scopes})
         write_secret(self._key_file, key)
         return key
 
@@ -87,10 +89,11 @@ class FirstKeys:
                 ApiKey.prefix.startswith(FROM_SETTING, autoescape=True),
                 ApiKey.key_sha256.not_in(digests),
             )
-            .returning(ApiKey.prefix)
+            .returning(ApiKey)
         ).all()
-        for prefix in removed:
-            logger.info("key left the setting API_KEYS", extra={"key": prefix})
+        for key in removed:
+            logger.info("key left the setting API_KEYS", extra={"key": key.prefix})
+            record(session, WEB, AuditAction.KEY_REMOVED, key_id=key.id)
         if not digests:
             return
         owner = auth.owner_id(session, ADMIN)
@@ -105,7 +108,9 @@ class FirstKeys:
             }
             for digest in digests
         ]
-        session.execute(insert(ApiKey).values(rows).on_conflict_do_nothing())
+        entered = insert(ApiKey).values(rows).on_conflict_do_nothing().returning(ApiKey.id)
+        for key_id in session.scalars(entered).all():
+            record(session, WEB, AuditAction.KEY_CREATED, key_id=key_id, detail={"setting": True})
 
 
 def write_secret(path: Path, secret: str) -> None:

@@ -26,18 +26,19 @@ from api.dead_letter_schemas import (
     done,
     list_of,
 )
-from api.dependencies import Admin, JobId, ServicesDep, json_body, single_values
+from api.dependencies import Admin, By, JobId, ServicesDep, json_body, single_values
 from api.documentation import json_request, problems
 from api.errors import invalid
 from api.schemas import JobDetail
 from api.services import Services
+from audit.events import Actor, record
 from auth import Principal
 from errors import JobNotFailed, JobQuarantined, NotFound, UploadMissing
 from jobs import dead_letters, lifecycle
 from jobs.dead_letters import DeadLetter
 from jobs.lifecycle import Redrive
 from jobs.sweeps import Broom
-from models import TranscriptionJob
+from models import AuditAction, TranscriptionJob
 from speech.engines import catalogue
 
 router = APIRouter(prefix="/admin/errors", tags=["admin"], dependencies=[Depends(single_values)])
@@ -56,6 +57,7 @@ def index(
     request: Request,
     response: Response,
     _principal: Admin,
+    by: By,
     services: ServicesDep,
     asked: Annotated[FailedJobFilter, Query()],
 ) -> FailedJobList:
@@ -66,6 +68,7 @@ def index(
         total = dead_letters.count(session, wanted)
         letters = dead_letters.page(session, wanted, before=before, limit=asked.limit + 1)
         shown = [FailedJob.of(letter) for letter in letters[: asked.limit]]
+        services.trail.read(session, by, AuditAction.JOBS_LISTED)
     cursor = None
     if len(letters) > asked.limit:
         cursor = cursors.encode(dead_letters.place_of(letters[asked.limit - 1].job), of=of)
@@ -80,13 +83,14 @@ def index(
     responses=problems(401, 403, 404, 503),
 )
 def show(
-    request: Request, job_id: JobId, principal: Admin, services: ServicesDep
+    request: Request, job_id: JobId, principal: Admin, by: By, services: ServicesDep
 ) -> FailedJobDetail:
     with services.transaction() as session:
         job = jobs.read(session, job_id, principal, request)
         letter = dead_letters.find(session, job_id)
         if letter is None:
             raise NotFound("There is such a job, but it has not failed.")
+        services.trail.read(session, by, AuditAction.ERROR_READ, job_id)
         return FailedJobDetail.with_job(letter, job)
 
 
@@ -99,11 +103,12 @@ def show(
 )
 def retry_many(
     principal: Admin,
+    by: By,
     services: ServicesDep,
     asked: Annotated[RetryMany, Depends(json_body(RetryMany))],
 ) -> Retried:
     how = _redrive(asked, services, principal)
-    swept = _broom(asked, services).retry(how, unfit=functools.partial(_unfit, how))
+    swept = _broom(asked, services, by).retry(how, unfit=functools.partial(_unfit, how))
     # not rung for one by one: the dispatcher takes what is due, in turn over the owners
     return Retried(retried=len(swept.done), **done(swept, asked))
 
@@ -117,10 +122,11 @@ def retry_many(
 )
 def resolve_many(
     principal: Admin,
+    by: By,
     services: ServicesDep,
     asked: Annotated[ResolveMany, Depends(json_body(ResolveMany))],
 ) -> Resolved:
-    swept = _broom(asked, services).resolve(by=principal.key_prefix, notes=asked.notes)
+    swept = _broom(asked, services, by).resolve(by=principal.key_prefix, notes=asked.notes)
     return Resolved(resolved=len(swept.done), **done(swept, asked))
 
 
@@ -132,10 +138,11 @@ def resolve_many(
     responses=problems(401, 403, 404, 409, 410, 503),
     openapi_extra=json_request(Retry.__name__, required=False),
 )
-def retry(
+def retry(  # noqa: PLR0913, PLR0917 - what FastAPI hands in
     request: Request,
     job_id: JobId,
     principal: Admin,
+    by: By,
     services: ServicesDep,
     background: BackgroundTasks,
     asked: Annotated[Retry, Depends(json_body(Retry, optional=True))],
@@ -149,6 +156,7 @@ def retry(
         shown = jobs.read(session, job_id, principal, request)
         if not lanes:  # somebody was faster
             raise JobNotFailed(job_status=shown.status)
+        record(session, by, AuditAction.ERROR_RETRIED, job_id=job_id)
     if not shown.queue_paused:
         background.add_task(services.publish, job_id, lanes[job_id])
     return shown
@@ -165,6 +173,7 @@ def resolve(
     request: Request,
     job_id: JobId,
     principal: Admin,
+    by: By,
     services: ServicesDep,
     asked: Annotated[Resolution, Depends(json_body(Resolution, optional=True))],
 ) -> FailedJobDetail:
@@ -172,6 +181,7 @@ def resolve(
         letter = _find(session, job_id, principal, request)
         _require_free(letter)
         dead_letters.resolve(session, [job_id], by=principal.key_prefix, notes=asked.notes)
+        record(session, by, AuditAction.ERROR_RESOLVED, job_id=job_id)
         return _shown(session, job_id, principal, request)
 
 
@@ -187,12 +197,14 @@ def quarantine(
     request: Request,
     job_id: JobId,
     principal: Admin,
+    by: By,
     services: ServicesDep,
     asked: Annotated[Quarantine, Depends(json_body(Quarantine, optional=True))],
 ) -> FailedJobDetail:
     with services.transaction() as session:
         _find(session, job_id, principal, request)
         dead_letters.quarantine(session, job_id, by=principal.key_prefix, notes=asked.notes)
+        record(session, by, AuditAction.ERROR_QUARANTINED, job_id=job_id)
         return _shown(session, job_id, principal, request)
 
 
@@ -211,11 +223,12 @@ def quarantine(
     responses=problems(401, 403, 404, 409, 503),
 )
 def release(
-    request: Request, job_id: JobId, principal: Admin, services: ServicesDep
+    request: Request, job_id: JobId, principal: Admin, by: By, services: ServicesDep
 ) -> FailedJobDetail:
     with services.transaction() as session:
         _find(session, job_id, principal, request)
         dead_letters.release(session, job_id)
+        record(session, by, AuditAction.ERROR_RELEASED, job_id=job_id)
         return _shown(session, job_id, principal, request)
 
 
@@ -280,12 +293,13 @@ def _unfit(how: Redrive, job: TranscriptionJob) -> str | None:
     return spec.unfit_for(language=job.language, translate=job.translate)
 
 
-def _broom(asked: Many, services: Services) -> Broom:
+def _broom(asked: Many, services: Services, by: Actor) -> Broom:
     wanted = asked.filter.wanted()
     if wanted.is_everything and not asked.all:
         raise invalid("filter", "missing", "It leaves nothing out: mean that with `all`.")
     return Broom(
         transaction=services.transaction,
+        actor=by,
         wanted=wanted,
         limit=asked.limit,
         before=cursors.decode(asked.cursor, of=list_of(wanted)),

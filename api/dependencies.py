@@ -28,6 +28,8 @@ from api.middleware import ANSWER_HEADERS
 from api.plain_json import NotPlain, NotStorable
 from api.rates import POLL_COST, REQUEST_COST
 from api.services import Services
+from api.trail import ACTOR, known_as
+from audit.events import Actor
 from auth import Principal
 from errors import ClientError, InvalidRequest, NotAuthenticated, NotFound
 from models import Scope
@@ -119,10 +121,12 @@ def _identify(request: Request, services: Services, address: str | None) -> Prin
         raise auth.refused("missing")
     services.first_keys.ensure(services.transaction)
     with services.transaction() as session:
-        if key is None:
-            return auth.anonymous(session)
-        principal = auth.authenticate(session, key)
-    services.doorkeeper.remember(key)
+        principal = auth.anonymous(session) if key is None else auth.authenticate(session, key)
+        actor = known_as(services.trail.whence(request.scope), principal)
+        services.trail.used(session, actor)
+    request.scope["state"][ACTOR] = actor
+    if key is not None:
+        services.doorkeeper.remember(key)
     return principal
 
 
@@ -139,6 +143,15 @@ def _count(request: Request, services: Services, principal: Principal) -> None:
 
 
 Caller = Annotated[Principal, Depends(caller)]
+
+
+async def by(request: Request, _caller: Caller) -> Actor:
+    """Who calls, for audit events."""
+    actor: Actor = request.scope["state"][ACTOR]
+    return actor
+
+
+By = Annotated[Actor, Depends(by)]
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,7 @@ async def _service_error(request: Request, error: Exception) -> Response:
 
 def response_of(scope: Scope, error: ServiceError) -> ProblemResponse:
     """Tell a client of an error; one that is our own fault is raised again."""
+    _note_refusal(scope, error)
     status = status_of(type(error))
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         raise error
@@ -146,6 +147,13 @@ def response_of(scope: Scope, error: ServiceError) -> ProblemResponse:
     if (seconds := members.pop("retry_after_seconds", None)) is not None:
         headers["Retry-After"] = str(seconds)
     return problem(scope, status, error.code, error.message, headers=headers, members=members)
+
+
+def _note_refusal(scope: Scope, error: ServiceError) -> None:
+    """Have a refusal told among the audit events; only the whole service has those."""
+    services = getattr(scope["app"].state, "services", None) if "app" in scope else None
+    if services is not None:
+        services.trail.refused(scope, error)
 
 
 def _cause(error: Exception) -> str | None:

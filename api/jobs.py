@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from api import cursors, submission
 from api.dependencies import (
     POLLED,
+    By,
     Deleter,
     JobId,
     Reader,
@@ -27,13 +28,15 @@ from api.documentation import Responses, json_request, problems
 from api.outlook import Outlook
 from api.schemas import Body, Job, JobDetail, JobList, JobPatch
 from api.services import Services
+from api.trail import ACTOR
+from audit.events import Actor, record
 from auth import Principal
 from errors import ConflictError, JobFinished, NotAllowed, NotFound
 from jobs import edits, lifecycle, queries
 from jobs.backlog import Estimate
 from jobs.paging import Place
 from jobs.queries import JobView
-from models import FINAL, JobStatus, Priority
+from models import FINAL, AuditAction, JobStatus, Priority
 
 router = APIRouter(tags=["jobs"], dependencies=[Depends(single_values)])
 
@@ -84,6 +87,7 @@ def index(
     request: Request,
     response: Response,
     principal: Reader,
+    by: By,
     services: ServicesDep,
     wanted: Annotated[JobFilter, Query()],
 ) -> JobList:
@@ -98,6 +102,8 @@ def index(
             before=before,
             limit=wanted.limit + 1,
         )
+        if principal.reach is None:
+            services.trail.read(session, by, AuditAction.JOBS_LISTED)
     cursor = None
     if len(views) > wanted.limit:
         last = views[wanted.limit - 1].job
@@ -132,10 +138,11 @@ def show(
     responses=problems(401, 403, 404, 409, 503),
     openapi_extra=json_request(JobPatch.__name__, required=True),
 )
-def change(
+def change(  # noqa: PLR0913, PLR0917 - what FastAPI hands in
     request: Request,
     job_id: JobId,
     principal: Writer,
+    by: By,
     services: ServicesDep,
     background: BackgroundTasks,
     wanted: Annotated[JobPatch, Depends(json_body(JobPatch))],
@@ -151,6 +158,8 @@ def change(
         if wanted.priority is not None and wanted.priority != view.job.priority:
             _change_priority(session, job_id, principal, wanted.priority)
             background.add_task(_publish_due, services, job_id)
+        fields = sorted(wanted.model_fields_set & {"metadata", "priority"})
+        record(session, by, AuditAction.JOB_CHANGED, job_id=job_id, detail={"fields": fields})
         session.expire_all()
         return read(session, job_id, principal, request)
 
@@ -163,10 +172,17 @@ def change(
     responses=CANCELLING | problems(401, 403, 404, 409, 503),
 )
 def cancel(
-    request: Request, response: Response, job_id: JobId, principal: Writer, services: ServicesDep
+    request: Request,
+    response: Response,
+    job_id: JobId,
+    principal: Writer,
+    by: By,
+    services: ServicesDep,
 ) -> JobDetail:
     with services.transaction() as session:
         status = lifecycle.cancel(session, job_id, owner_id=principal.reach)
+        if status is not None:
+            record(session, by, AuditAction.JOB_CANCELLED, job_id=job_id)
         shown = read(session, job_id, principal, request)
     if status is None:
         raise JobFinished
@@ -185,8 +201,10 @@ def cancel(
     description="What is not final is cancelled first.",
     responses=problems(401, 403, 404, 503),
 )
-def delete(job_id: JobId, principal: Deleter, services: ServicesDep) -> None:
+def delete(job_id: JobId, principal: Deleter, by: By, services: ServicesDep) -> None:
     with services.transaction() as session:
+        # before it is gone, and with it whose it was; there is none, and this goes as well
+        record(session, by, AuditAction.JOB_DELETED, job_id=job_id)
         if not edits.delete_job(session, job_id, owner_id=principal.reach):
             raise NotFound
         # before the commit: should the store be away, the row stays, and may be deleted again
@@ -214,8 +232,17 @@ def read(session: Session, job_id: uuid.UUID, principal: Principal, request: Req
     view = find(session, job_id, principal)
     services: Services = request.app.state.services
     shown = detail(session, view, request.scope.get("root_path", ""), services.outlook)
-    # whoever may only submit or change is not told what was said
-    return shown if principal.may_read else shown.model_copy(update={"transcription": None})
+    if not principal.may_read:
+        # whoever may only submit or change is not told what was said
+        shown = shown.model_copy(update={"transcription": None})
+    action = AuditAction.JOB_READ
+    if shown.transcription is not None:
+        action = AuditAction.TRANSCRIPT_READ
+    elif view.job.owner_id == principal.owner_id:
+        return shown  # asking how one's own job is going is no event
+    by: Actor = request.scope["state"][ACTOR]
+    services.trail.read(session, by, action, job_id)
+    return shown
 
 
 def detail(session: Session, view: JobView, root: str, outlook: Outlook, **more: Any) -> JobDetail:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 import keys
 from api import cursors
-from api.dependencies import Admin, KeyId, ServicesDep, json_body, single_values
+from api.dependencies import Admin, By, KeyId, ServicesDep, json_body, single_values
 from api.documentation import json_request, problems
 from api.errors import invalid
 from api.jobs import Page
@@ -25,8 +25,10 @@ from api.key_schemas import (
     Revocation,
     Rotation,
 )
+from audit.events import record
 from auth import Principal
 from jobs.paging import Place
+from models import AuditAction
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +82,7 @@ def create(
     request: Request,
     response: Response,
     principal: Admin,
+    by: By,
     services: ServicesDep,
     wanted: Annotated[NewKey, Depends(json_body(NewKey))],
 ) -> KeyWithSecret:
@@ -87,6 +90,8 @@ def create(
     with services.transaction() as session:
         secret, key = keys.create(session, wanted.grant)
         made = KeyWithSecret.of(key, key=secret)
+        detail = {"scopes": made.scopes}
+        record(session, by, AuditAction.KEY_CREATED, key_id=key.id, detail=detail)
     response.headers["Location"] = f"{request.scope.get('root_path', '')}/admin/keys/{made.id}"
     _note("key made", made, principal)
     return made
@@ -114,6 +119,7 @@ def show(key_id: KeyId, _principal: Admin, services: ServicesDep) -> Key:
 def change(
     key_id: KeyId,
     principal: Admin,
+    by: By,
     services: ServicesDep,
     wanted: Annotated[KeyPatch, Depends(json_body(KeyPatch))],
 ) -> Key:
@@ -123,6 +129,8 @@ def change(
         key = keys.find(session, key_id)
         if values:
             keys.change(session, key, values, force=wanted.force)
+            detail = {"fields": sorted(values)}
+            record(session, by, AuditAction.KEY_CHANGED, key_id=key_id, detail=detail)
         changed = Key.of(key)
     _note("key changed", changed, principal, fields=sorted(values))
     return changed
@@ -143,6 +151,7 @@ def change(
 def rotate(
     key_id: KeyId,
     principal: Admin,
+    by: By,
     services: ServicesDep,
     wanted: Annotated[Rotation, Depends(json_body(Rotation, optional=True))],
 ) -> KeyWithSecret:
@@ -150,6 +159,8 @@ def rotate(
         key = keys.find(session, key_id)
         secret = keys.rotate(session, key, grace=timedelta(seconds=wanted.grace_seconds))
         rotated = KeyWithSecret.of(key, key=secret)
+        detail = {"grace_seconds": wanted.grace_seconds}
+        record(session, by, AuditAction.KEY_ROTATED, key_id=key_id, detail=detail)
     _note("key rotated", rotated, principal, grace_seconds=wanted.grace_seconds)
     return rotated
 
@@ -165,12 +176,14 @@ def rotate(
 def revoke(
     key_id: KeyId,
     principal: Admin,
+    by: By,
     services: ServicesDep,
     wanted: Annotated[Revocation, Depends(json_body(Revocation, optional=True))],
 ) -> Key:
     with services.transaction() as session:
         key = keys.find(session, key_id)
         keys.revoke(session, key, force=wanted.force)
+        record(session, by, AuditAction.KEY_REVOKED, key_id=key_id)
         revoked = Key.of(key)
     _note("key revoked", revoked, principal)
     return revoked

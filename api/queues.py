@@ -9,15 +9,16 @@ from fastapi import APIRouter, Depends, Path
 from pydantic import Field
 from sqlalchemy.orm import Session
 
-from api.dependencies import Admin, ServicesDep, caller, json_body, single_values
+from api.dependencies import Admin, By, ServicesDep, caller, json_body, single_values
 from api.documentation import json_request, problems
 from api.schemas import Answer, Body, Text, Time
+from audit.events import record
 from auth import Principal
 from celery_app import LANES
 from errors import NotFound
 from jobs import queries, queues
 from jobs.queries import LaneState
-from models import PausedQueue
+from models import AuditAction, PausedQueue
 
 router = APIRouter(prefix="/admin/queues", tags=["admin"], dependencies=[Depends(single_values)])
 
@@ -114,11 +115,13 @@ def index(_principal: Admin, services: ServicesDep) -> QueueList:
 def pause(
     names: Chosen,
     principal: Admin,
+    by: By,
     services: ServicesDep,
     wanted: Annotated[Pause, Depends(json_body(Pause, optional=True))],
 ) -> QueueList:
     with services.transaction() as session:
         queues.pause(session, names, paused_by=principal.key_prefix, note=wanted.note)
+        record(session, by, AuditAction.QUEUE_PAUSED, detail={"queues": list(names)})
         return _show(session)
 
 
@@ -128,9 +131,10 @@ def pause(
     summary="Let the jobs of a queue start again",
     responses=problems(401, 403, 404, 503),
 )
-def resume(names: Chosen, _principal: Admin, services: ServicesDep) -> QueueList:
+def resume(names: Chosen, _principal: Admin, by: By, services: ServicesDep) -> QueueList:
     with services.transaction() as session:
         queues.resume(session, names)
+        record(session, by, AuditAction.QUEUE_RESUMED, detail={"queues": list(names)})
         return _show(session)
 
 

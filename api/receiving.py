@@ -19,14 +19,16 @@ from api.digests import Digests
 from api.schemas import JobDetail, path_of
 from api.services import Services
 from api.submission import BYTES_PER_SECOND, Defaults
+from api.trail import ACTOR
 from api.uploading import Received, Reception, Store
+from audit.events import record
 from auth import Principal
 from errors import IdempotencyMismatch, JobDeleted, NotFound, StorageUnavailable, SubmissionUnderWay
 from jobs import lifecycle, queues, submissions
 from jobs.lifecycle import NewJob
 from jobs.queries import JobView
 from jobs.submissions import Memory
-from models import FINAL
+from models import FINAL, AuditAction, TranscriptionJob
 
 SUBMITTED: Final = (
     "Transcription job submitted successfully. Use GET /transcribe/{job_id} to check status."
@@ -123,10 +125,20 @@ class Submission:
             session, self.principal, upload_bytes=received.upload.size_bytes
         )
         job = lifecycle.submit(session, _new_job(self.services, self.principal, received))
+        self._note(session, job)
         self.services.outlook.add(job.audio_seconds or 0.0)
         view = JobView(job=job, queue_paused=queues.is_paused(session, job.lane))
         shown = jobs.detail(session, view, self._root, self.services.outlook, message=SUBMITTED)
         return Added(shown=shown, lane=job.lane, headers=self._headers(shown))
+
+    def _note(self, session: Session, job: TranscriptionJob) -> None:
+        record(
+            session,
+            self.request.scope["state"][ACTOR],
+            AuditAction.JOB_SUBMITTED,
+            job_id=job.id,
+            detail={"bytes": job.upload_bytes, "model": job.model_name, "priority": job.priority},
+        )
 
     def _duplicate(self, session: Session, received: Received) -> Added | None:
         if self.services.settings.duplicate_detection == "off":

@@ -12,12 +12,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse
 
 from api import filenames, jobs
-from api.dependencies import JobId, Reader, ServicesDep, single_values
+from api.dependencies import By, JobId, Reader, ServicesDep, single_values
 from api.documentation import Responses, problems
 from api.errors import invalid
 from errors import JobNotFinished, JobWithoutResult, UploadMissing
 from jobs import queries
-from models import FINAL, JobStatus, TranscriptionJob
+from models import FINAL, AuditAction, JobStatus, TranscriptionJob
 from speech.formats import FORMATS, Format
 from speech.transcript import Transcript
 
@@ -69,10 +69,11 @@ _AUDIO: Final[Responses] = {
     response_class=Response,
     responses=_RESULT | problems(401, 403, 404, 406, 409, 503),
 )
-def result(
+def result(  # noqa: PLR0913, PLR0917 - what FastAPI hands in
     request: Request,
     job_id: JobId,
     principal: Reader,
+    by: By,
     services: ServicesDep,
     name: Annotated[
         str | None,
@@ -86,6 +87,7 @@ def result(
     with services.transaction() as session:
         job = jobs.find(session, job_id, principal).job
         transcript, complete = _transcript(session, job, partial=partial)
+        services.trail.read(session, by, AuditAction.TRANSCRIPT_READ, job_id)
     return Response(
         chosen.render(transcript),
         media_type=chosen.media_type,
@@ -108,15 +110,19 @@ def result(
     responses=_AUDIO | problems(400, 401, 403, 404, 410, 416, 503),
 )
 def audio(
+    request: Request,
     job_id: JobId,
     principal: Reader,
+    by: By,
     services: ServicesDep,
 ) -> FileResponse:
     with services.transaction() as session:
         job = jobs.find(session, job_id, principal).job
-    if job.upload_deleted_at is not None:
-        raise UploadMissing("The upload is no longer kept.")
-    path = services.uploads.find(job_id)
+        if job.upload_deleted_at is not None:
+            raise UploadMissing("The upload is no longer kept.")
+        path = services.uploads.find(job_id)
+        if request.method != "HEAD":
+            services.trail.read(session, by, AuditAction.AUDIO_READ, job_id)
     return FileResponse(
         path,
         media_type=media_type_of(path),

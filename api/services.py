@@ -18,6 +18,7 @@ from api.doorkeeper import Doorkeeper
 from api.idempotency import UnderWay
 from api.outlook import Outlook
 from api.rates import SharedCounts
+from api.trail import Trail
 from celery_app import TRANSCRIBE, Doorbell, make_celery, make_redis
 from config import Settings
 from database import get_db_session, make_engine, make_sessions
@@ -26,6 +27,7 @@ from first_keys import FirstKeys
 from jobs import lifecycle
 from jobs.uploads import UploadStore
 from models import Owner
+from redaction import make_mask
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +89,7 @@ class Services:
         self.allowances = Allowances(settings, self.counts, self.transaction)
         self.outlook = Outlook(budget_seconds=settings.max_queued_audio_hours * 3600)
         self.doorkeeper = Doorkeeper(self.counts, limit=settings.max_auth_failures)
+        self.trail = Trail(self.transaction, mask=make_mask(settings.secrets()))
         self.readiness = Readiness(self._could_accept)
 
     def start(self) -> None:
@@ -97,12 +100,14 @@ class Services:
             SettingsError: The first key cannot be written to its file.
         """
         self.uploads.prepare()
+        self.trail.denials.start()
         try:
             self.first_keys.ensure(self.transaction)
         except DatabaseUnavailable:
             logger.warning("the database is away; keys are entered when it answers")
 
     def close(self) -> None:
+        self.trail.denials.close()
         self.doorbell.close()
         self.redis.close()
         self.counts.close()

@@ -7,7 +7,7 @@ from typing import Final
 from fastapi import APIRouter, BackgroundTasks, Depends, Request, Response
 
 from api import idempotency, jobs
-from api.dependencies import JobId, Reader, ServicesDep, Writer, single_values
+from api.dependencies import By, JobId, Reader, ServicesDep, Writer, single_values
 from api.documentation import Responses, problems, upload_body
 from api.receiving import Submission
 from api.schemas import JobDetail
@@ -87,6 +87,11 @@ def ask(
     responses=jobs.CANCELLING | problems(401, 403, 404, 409, 503),
 )
 def cancel(
-    request: Request, response: Response, job_id: JobId, principal: Writer, services: ServicesDep
+    request: Request,
+    response: Response,
+    job_id: JobId,
+    principal: Writer,
+    by: By,
+    services: ServicesDep,
 ) -> JobDetail:
-    return jobs.cancel(request, response, job_id, principal, services)
+    return jobs.cancel(request, response, job_id, principal, by, services)

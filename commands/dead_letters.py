@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 import typer
 from sqlalchemy.orm import Session
 
+from audit.events import CLI, record
 from commands.filters import filtered
 from commands.terminal import ago, print_table, service_settings, transaction, when
 from config import Settings
@@ -21,11 +22,11 @@ from jobs import dead_letters, lifecycle, queries
 from jobs.dead_letters import DeadLetter, Wanted
 from jobs.lifecycle import Redrive
 from jobs.sweeps import Broom, PassedBy, Swept
-from models import ErrorLog, Priority, TranscriptionJob
+from models import AuditAction, ErrorLog, Priority, TranscriptionJob
 from speech.engines import catalogue
 
 #: Who did it, where it was done from here.
-BY: Final = "cli"
+BY: Final = CLI.name
 #: Jobs that one sweep looks at; the next goes on after them.
 SWEEP_JOBS: Final = 1000
 #: Jobs that are named, of those that were passed by.
@@ -59,6 +60,7 @@ def list_errors(
     with transaction(service_settings()) as session:
         letters = dead_letters.page(session, wanted, limit=limit)
         total = dead_letters.count(session, wanted)
+        record(session, CLI, AuditAction.JOBS_LISTED)
     if as_json:
         _print_json([_record(letter) for letter in letters])
         return
@@ -71,6 +73,7 @@ def show_error(job_id: JobId, as_json: AsJson = False) -> None:
     """Show a job that was given up with its attempts, tracebacks and all."""
     with transaction(service_settings()) as session:
         letter = _find(session, job_id)
+        record(session, CLI, AuditAction.ERROR_READ, job_id=job_id)
     if as_json:
         _print_json(_record(letter, whole=True))
         return
@@ -144,6 +147,7 @@ def quarantine_error(job_id: JobId, note: Note = None) -> None:
     with transaction(service_settings()) as session:
         _find(session, job_id)
         dead_letters.quarantine(session, job_id, by=BY, notes=note)
+        record(session, CLI, AuditAction.ERROR_QUARANTINED, job_id=job_id)
     typer.echo(f"{job_id} is in quarantine.")
 
 
@@ -153,6 +157,7 @@ def release_error(job_id: JobId) -> None:
     with transaction(service_settings()) as session:
         _find(session, job_id)
         dead_letters.release(session, job_id)
+        record(session, CLI, AuditAction.ERROR_RELEASED, job_id=job_id)
     typer.echo(f"{job_id} is not in quarantine.")
 
 
@@ -210,6 +215,7 @@ def _retry(settings: Settings, job_id: uuid.UUID, how: Redrive, *, dry_run: bool
         lanes = lifecycle.redrive(session, [job_id], how)
         if not lanes:  # somebody was faster
             raise JobNotFailed
+        record(session, CLI, AuditAction.ERROR_RETRIED, job_id=job_id)
         return lanes[job_id]
 
 
@@ -218,6 +224,7 @@ def _resolve(settings: Settings, job_id: uuid.UUID, note: str | None, *, dry_run
         _find_free(session, job_id)
         if not dry_run:
             dead_letters.resolve(session, [job_id], by=BY, notes=note)
+            record(session, CLI, AuditAction.ERROR_RESOLVED, job_id=job_id)
 
 
 def _refuse_filter(wanted: Wanted, *, everything: bool) -> None:
@@ -233,6 +240,7 @@ def _require_choice(wanted: Wanted, *, everything: bool) -> None:
 def _broom(settings: Settings, wanted: Wanted, *, dry_run: bool) -> Broom:
     return Broom(
         transaction=functools.partial(transaction, settings),
+        actor=CLI,
         wanted=wanted,
         limit=SWEEP_JOBS,
         dry_run=dry_run,

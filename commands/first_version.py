@@ -11,12 +11,14 @@ import typer
 from pydantic import ValidationError
 
 import auth
+from audit.events import CLI, record
 from commands.terminal import service_settings, transaction
 from config import Settings
 from database import explained, make_engine, translated_errors
 from errors import CapacityError, SettingsError, UnknownModel
 from jobs.first_version import Importer
 from jobs.uploads import UploadStore
+from models import AuditAction
 from speech.engines import catalogue
 
 
@@ -46,6 +48,7 @@ def import_first_version(
     with translated_errors(), old.connect() as connection:
         with transaction(settings) as session:
             owner_id = auth.owner_id(session, owner)
+            record(session, CLI, AuditAction.JOBS_IMPORTED)
         importer = Importer(
             source=connection,
             transaction=functools.partial(transaction, settings),

@@ -9,11 +9,12 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy.orm import Session
 
+from audit.events import CLI, record
 from commands.terminal import print_table, service_settings, transaction, when
 from errors import JobFinished, NotFound
 from jobs import dead_letters, lifecycle, queries
 from jobs.queries import JobView
-from models import JobStatus
+from models import AuditAction, JobStatus
 
 app = typer.Typer(help="Jobs.", no_args_is_help=True)
 
@@ -29,6 +30,7 @@ def list_jobs(
     with transaction(service_settings()) as session:
         views = queries.page(session, owner_id=None, status=status, before=None, limit=limit)
         total = queries.count(session, owner_id=None, status=status)
+        record(session, CLI, AuditAction.JOBS_LISTED)
     print_table(
         ("id", "status", "progress", "attempt", "model", "created", "error"),
         [_job_row(view) for view in views],
@@ -42,6 +44,7 @@ def show_job(job_id: JobId) -> None:
     with transaction(service_settings()) as session:
         view = _find(session, job_id)
         letter = dead_letters.find(session, job_id)
+        record(session, CLI, AuditAction.JOB_READ, job_id=job_id)
     for name, value in _facts(view).items():
         typer.echo(f"{name:16} {value}")
     for attempt in letter.attempts if letter else ():
@@ -56,6 +59,7 @@ def cancel_job(job_id: JobId) -> None:
         if status is None:
             _find(session, job_id)
             raise JobFinished
+        record(session, CLI, AuditAction.JOB_CANCELLED, job_id=job_id)
     if status is JobStatus.CANCELLED:
         typer.echo(f"{job_id} is cancelled.")
     else:

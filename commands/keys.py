@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
 
 import typer
+from sqlalchemy.orm import Session
 
 import auth
 import keys
+from audit.events import CLI, record
 from auth import Allowance
 from commands.terminal import print_table, service_settings, transaction, when
 from errors import InvalidRequest
 from jobs import quotas
 from jobs.quotas import Used
 from keys import Grant
-from models import ApiKey, Scope
+from models import ApiKey, AuditAction, Scope
 
 #: A minute and a half; what is shorter is a slip.
 SHORTEST_DAYS: Final = 0.001
@@ -86,6 +88,8 @@ def create_key(
     )
     with transaction(service_settings()) as session:
         secret, key = keys.create(session, grant)
+        detail = {"scopes": key.scopes}
+        record(session, CLI, AuditAction.KEY_CREATED, key_id=key.id, detail=detail)
     typer.echo(f"Key {key.prefix}… of {grant.owner}; it is not shown again:", err=True)
     typer.echo(secret)
 
@@ -144,6 +148,7 @@ def change_key(
     with transaction(service_settings()) as session:
         key = keys.find_working(session, which)
         keys.change(session, key, values, force=force)
+        _changed(session, key, values)
         row = _key_row(key)
     print_table(COLUMNS, [row])
 
@@ -202,6 +207,7 @@ def limit_key(  # noqa: PLR0913, PLR0917 - one for each option
     with transaction(service_settings()) as session:
         key = keys.find_working(session, which)
         keys.change(session, key, values)
+        _changed(session, key, values)
         row = _usage_row(key, quotas.used(session, key.id))
     print_table(USAGE_COLUMNS, [row])
 
@@ -223,6 +229,8 @@ def rotate_key(
     with transaction(service_settings()) as session:
         key = keys.find_working(session, which)
         secret = keys.rotate(session, key, grace=timedelta(hours=grace_hours))
+        detail = {"grace_seconds": round(grace_hours * 3600)}
+        record(session, CLI, AuditAction.KEY_ROTATED, key_id=key.id, detail=detail)
     typer.echo(
         f"{key.previous_prefix}… is {key.prefix}… now, and works as it was until"
         f" {when(key.previous_expires_at)}. The new one is not shown again:",
@@ -237,6 +245,7 @@ def revoke_key(which: Which, force: Force = False) -> None:
     with transaction(service_settings()) as session:
         key = keys.find_working(session, which)
         keys.revoke(session, key, force=force)
+        record(session, CLI, AuditAction.KEY_REVOKED, key_id=key.id)
     typer.echo(f"{key.prefix} is revoked.")
 
 
@@ -252,6 +261,11 @@ def show_usage(
             if key.revoked_at is None
         ]
     print_table(USAGE_COLUMNS, rows)
+
+
+def _changed(session: Session, key: ApiKey, values: Mapping[str, Any]) -> None:
+    detail = {"fields": sorted(values)}
+    record(session, CLI, AuditAction.KEY_CHANGED, key_id=key.id, detail=detail)
 
 
 def _usage_row(key: ApiKey, used: Used) -> Sequence[str]:

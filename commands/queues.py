@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
+from audit.events import CLI, record
 from commands.terminal import print_table, service_settings, transaction, when
 from config import QUEUES
 from jobs import queries, queues
 from jobs.queries import LaneState
-from models import PausedQueue
+from models import AuditAction, PausedQueue
 
 app = typer.Typer(help="Queues.", no_args_is_help=True)
 
@@ -45,7 +46,9 @@ def pause_queue(
 ) -> None:
     """Let no further job of a queue start, until it is resumed; what runs goes on."""
     with transaction(service_settings()) as session:
-        queues.pause(session, _names(which), paused_by="cli", note=note)
+        names = list(_names(which))
+        queues.pause(session, names, paused_by=CLI.name, note=note)
+        record(session, CLI, AuditAction.QUEUE_PAUSED, detail={"queues": names})
     typer.echo(f"{_told(which)} paused. Jobs that run go on; those that wait or come do not start.")
 
 
@@ -53,7 +56,9 @@ def pause_queue(
 def resume_queue(which: Which) -> None:
     """Let the jobs of a queue start again."""
     with transaction(service_settings()) as session:
-        queues.resume(session, _names(which))
+        names = list(_names(which))
+        queues.resume(session, names)
+        record(session, CLI, AuditAction.QUEUE_RESUMED, detail={"queues": names})
     typer.echo(f"{_told(which)} no longer paused.")
 
 

@@ -12,7 +12,9 @@ from sqlalchemy import bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY, UUID
 from sqlalchemy.orm import Session
 
+from audit.events import MAINTENANCE, record_each
 from jobs.uploads import UploadStore
+from models import AuditAction
 
 #: A file without a row is an upload whose submission is under way, or one that died there.
 ORPHAN_SECONDS: Final = 3600.0
@@ -52,6 +54,7 @@ def purge_uploads(session: Session, store: UploadStore, *, older_than_seconds: f
     moment either keeps its upload or is refused.
     """
     rows = session.execute(EXPIRE, {"older_than": older_than_seconds, "limit": BATCH}).all()
+    record_each(session, MAINTENANCE, AuditAction.UPLOAD_DELETED, [row.id for row in rows])
     for row in rows:
         store.delete(row.id)
     return len(rows)

@@ -14,12 +14,13 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
+from audit.events import Actor, record_each
 from errors import JobNotFailed, UploadMissing
 from jobs import dead_letters, lifecycle
 from jobs.dead_letters import Wanted
 from jobs.lifecycle import Redrive
 from jobs.paging import Place
-from models import TranscriptionJob
+from models import AuditAction, TranscriptionJob
 
 #: Rows that one statement changes and locks.
 BATCH: Final = 200
@@ -55,6 +56,8 @@ class Broom:
     """Goes over failed jobs, a bounded number of them at a time."""
 
     transaction: Transaction
+    #: Who sweeps, for audit events.
+    actor: Actor
     wanted: Wanted
     #: How many are looked at, at most.
     limit: int
@@ -74,7 +77,9 @@ class Broom:
             return UploadMissing.code if job.upload_deleted_at is not None else unfit(job)
 
         def verb(session: Session, ids: Sequence[uuid.UUID]) -> set[uuid.UUID]:
-            return {*lifecycle.redrive(session, ids, how)}
+            retried = {*lifecycle.redrive(session, ids, how)}
+            record_each(session, self.actor, AuditAction.ERROR_RETRIED, retried)
+            return retried
 
         return self._sweep(self.wanted, verb, obstacle)
 
@@ -82,7 +87,9 @@ class Broom:
         """Note that they were dealt with; those that were before are left out."""
 
         def verb(session: Session, ids: Sequence[uuid.UUID]) -> set[uuid.UUID]:
-            return dead_letters.resolve(session, ids, by=by, notes=notes)
+            resolved = dead_letters.resolve(session, ids, by=by, notes=notes)
+            record_each(session, self.actor, AuditAction.ERROR_RESOLVED, resolved)
+            return resolved
 
         return self._sweep(replace(self.wanted, resolved=False), verb)
 
