@@ -245,6 +245,7 @@ class Attempt:
             translate=self._job.translate,
             initial_prompt=self._job.initial_prompt,
             word_timestamps=self._job.word_timestamps,
+            urgent=self._job.priority == URGENT,
         )
 
     def _downloading(self, done_bytes: int, total_bytes: int | None) -> None:

@@ -211,7 +211,7 @@ class Settings(BaseSettings):
 
     # Models
     whisper_model_size: str = Field("base", description="Model for jobs that name none")
-    whisper_engine: Literal["openai-whisper", "faster-whisper"] = Field(
+    whisper_engine: Literal["openai-whisper", "faster-whisper", "batch-whisper"] = Field(
         "openai-whisper", description="Engine for jobs that name none"
     )
     whisper_device: Literal["auto", "cpu", "cuda", "mps"] = Field(

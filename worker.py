@@ -335,13 +335,23 @@ def make_uploads(settings: Settings) -> UploadStore:
 
 def make_loader(settings: Settings) -> Callable[[ModelKey], Engine]:
     store = make_store(settings)
-    shared_cores = machine.cpu_count() // settings.celery_concurrency
-    return functools.partial(
-        engines.load,
-        store=store,
-        threads=settings.whisper_threads or max(1, shared_cores),
-        workers=settings.celery_concurrency,
-    )
+
+    def load(key: ModelKey) -> Engine:
+        threads, workers = share_cores(settings, key.engine)
+        return engines.load(key, store, threads=threads, workers=workers)
+
+    return load
+
+
+def share_cores(settings: Settings, engine: str) -> tuple[int, int]:
+    """How many threads each window, or batch of windows, gets, and how many are done at a time."""
+    cores, jobs = machine.cpu_count(), settings.celery_concurrency
+    if engine == catalogue.BATCH_WHISPER:
+        # jobs share batches, so that their number and that of batches have nothing to do with
+        # each other; a batch on one core each is done with less waiting than one on all of them
+        threads = settings.whisper_threads or 1
+        return threads, max(1, cores // threads)
+    return settings.whisper_threads or max(1, cores // jobs), jobs
 
 
 def make_pool(settings: Settings, load: Callable[[ModelKey], Engine]) -> ModelPool:

@@ -34,6 +34,8 @@ TORCH_CPU_LINES: Final = """\
 torch==2.13.0+cpu \\
     --hash=sha256:6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
 """
+#: Asked for by packages that do without: this one tells their maker what is done with them.
+LEFT_OUT: Final = ("openvino-telemetry",)
 BILL_OF_MATERIALS: Final = FOLDER / "sbom.json"
 
 
@@ -61,6 +63,7 @@ def resolve(sources: Sequence[str], target: Path, *, within: Path | None) -> dic
     """Let uv choose versions for every platform; those that ``target`` has are kept if they fit."""
     options = ["--universal", "--generate-hashes", "--python-version=3.11"]
     options += ["--no-emit-index-url", "--no-emit-find-links", "--no-header", "--no-annotate"]
+    options += [f"--no-emit-package={name}" for name in LEFT_OUT]
     if within is not None:
         options += ["--constraints", str(within)]
     run_module("uv", "pip", "compile", *sources, *options, "--output-file", str(target))

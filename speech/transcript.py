@@ -140,6 +140,8 @@ class TranscribeOptions:
     initial_prompt: str | None = None
     word_timestamps: bool = False
     condition_on_previous_text: bool = True
+    #: Goes before others where windows of many recordings are worked on together.
+    urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -539,7 +539,8 @@ REFUSED = [
     (
         "WHISPER_ENGINE",
         "whisperx",
-        "WHISPER_ENGINE=whisperx: Input should be 'openai-whisper' or 'faster-whisper'",
+        "WHISPER_ENGINE=whisperx: Input should be 'openai-whisper', 'faster-whisper' or"
+        " 'batch-whisper'",
     ),
     ("LOG_FORMAT", "xml", "LOG_FORMAT=xml: Input should be 'human' or 'json'"),
     (

@@ -6,7 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from speech.engines.catalogue import FASTER_WHISPER, ModelKey, resolve
+from speech.engines.catalogue import (
+    BATCH_WHISPER,
+    FASTER_WHISPER,
+    OPENAI_WHISPER,
+    ModelKey,
+    resolve,
+)
 from speech.engines.downloads import Progress
 from speech.engines.fitting import Hardware
 from speech.engines.store import ModelStore, ignore
@@ -71,6 +77,10 @@ class Engine(Protocol):
 
 def hardware(engine: str) -> Hardware:
     """What ``engine`` can use on this machine. Imports its library, which takes seconds."""
+    if engine == BATCH_WHISPER:
+        from speech.engines.batch_whisper import hardware as of_batch_whisper
+
+        return of_batch_whisper()
     if engine == FASTER_WHISPER:
         from speech.engines.faster_whisper import hardware as of_faster_whisper
 
@@ -92,11 +102,12 @@ def fetch(key: ModelKey, store: ModelStore, *, progress: Progress = ignore) -> P
         UnknownModel: there is no such model.
     """
     spec = resolve(key.model)
-    if key.engine != FASTER_WHISPER:
+    if key.engine == OPENAI_WHISPER:
         return store.checkpoint(spec, progress)
-    from speech.engines.converted import fetch as fetch_converted
+    from speech.engines import converted
 
-    return fetch_converted(spec, store, progress=progress)
+    fetch_form = converted.fetch_halves if key.engine == BATCH_WHISPER else converted.fetch
+    return fetch_form(spec, store, progress=progress)
 
 
 def find(key: ModelKey, store: ModelStore) -> Path | None:
@@ -107,12 +118,13 @@ def find(key: ModelKey, store: ModelStore) -> Path | None:
     """
     spec = resolve(key.model)
     checkpoint = store.checkpoint_path(spec) if store.has_checkpoint(spec) else None
-    if key.engine != FASTER_WHISPER:
+    if key.engine == OPENAI_WHISPER:
         return checkpoint
-    from speech.engines.converted import find as find_converted
+    from speech.engines import converted
 
+    find_form = converted.find_halves if key.engine == BATCH_WHISPER else converted.find
     # a checkpoint is converted by whoever loads it
-    return find_converted(spec, store) or checkpoint
+    return find_form(spec, store) or checkpoint
 
 
 def load(
@@ -135,6 +147,10 @@ def load(
         EngineOutOfMemory: the model does not fit.
     """
     path = fetch(key, store, progress=progress)
+    if key.engine == BATCH_WHISPER:
+        from speech.engines.batch_whisper import load as load_batch_whisper
+
+        return load_batch_whisper(key, path, threads=threads or 1, runners=workers)
     if key.engine == FASTER_WHISPER:
         from speech.engines.faster_whisper import load as load_faster_whisper
 

@@ -14,7 +14,9 @@ from speech.transcript import ResumeState
 
 OPENAI_WHISPER = "openai-whisper"
 FASTER_WHISPER = "faster-whisper"
-ENGINES = (OPENAI_WHISPER, FASTER_WHISPER)
+#: The windows of many jobs at a time; on the CPU.
+BATCH_WHISPER = "batch-whisper"
+ENGINES = (OPENAI_WHISPER, FASTER_WHISPER, BATCH_WHISPER)
 
 #: The model that we trained ourselves and ship: small enough to try the service with, offline.
 DEMO = "demo"

@@ -1,4 +1,4 @@
-"""A model in CTranslate2's form: put here, cached, made from a checkpoint, or fetched."""
+"""A model in other forms than its checkpoint: put here, cached, made from that, or fetched."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ import errors
 from speech.engines.catalogue import ModelSpec
 from speech.engines.downloads import Progress
 from speech.engines.store import ModelStore, is_converted, logged
+
+#: The encoder alone, in OpenVINO's form.
+ENCODER = "encoder"
+ENCODER_FILES = ("encoder.xml", "encoder.bin")
 
 #: As faster-whisper has it.
 _PATTERNS = [
@@ -45,6 +49,39 @@ def fetch(spec: ModelSpec, store: ModelStore, *, progress: Progress) -> Path:
 def find(spec: ModelSpec, store: ModelStore) -> Path | None:
     """Look for a folder that is ready to be loaded; neither fetches nor converts."""
     return store.placed(spec) or _cached(spec, store)
+
+
+def fetch_halves(spec: ModelSpec, store: ModelStore, *, progress: Progress) -> Path:
+    """Return the model's folder for CTranslate2, with the one for OpenVINO in its place beside it.
+
+    Both are made from openai-whisper's checkpoint, so that they fit each other.
+    """
+    folder = store.converted(spec, _convert, progress)
+    store.made(ENCODER, spec, _convert_encoder, is_encoder, progress)
+    return folder
+
+
+def find_halves(spec: ModelSpec, store: ModelStore) -> Path | None:
+    """Look for both folders; neither fetches nor converts."""
+    if not store.has_checkpoint(spec):
+        return None
+    folder, encoder = store.place_of("converted", spec), store.place_of(ENCODER, spec)
+    return folder if is_converted(folder) and is_encoder(encoder) else None
+
+
+def encoder_beside(folder: Path) -> Path:
+    """The folder for OpenVINO that belongs to one for CTranslate2."""
+    return folder.with_name(ENCODER + folder.name.removeprefix("converted"))
+
+
+def is_encoder(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in ENCODER_FILES)
+
+
+def _convert_encoder(checkpoint: Path, folder: Path) -> None:
+    from speech.engines.encoder import convert  # noqa: PLC0415 - as below
+
+    convert(checkpoint, folder)
 
 
 def _convert(checkpoint: Path, folder: Path) -> None:

@@ -106,15 +106,12 @@ class FasterWhisper:
     def _start(
         self, samples: Array, options: TranscribeOptions, resume: ResumeState | None
     ) -> tuple[_Decoder, Spectrogram, ResumeState]:
-        log_mel = partial(_log_mel, extractor=self._extractor)
-        spectrogram = Spectrogram(samples, silence=_SILENCE, log_mel=log_mel)
-        state = resume or windows.first_state(
-            self.spec, options, partial(self._detect, spectrogram)
-        )
+        made = spectrogram(samples, self._extractor)
+        state = resume or windows.first_state(self.spec, options, partial(self._detect, made))
         decoder = _Decoder(self, state.language or "en", translate=options.translate)
         if resume is None and options.initial_prompt is not None:
             state = replace(state, prompt_tokens=decoder.prompt(options.initial_prompt))
-        return decoder, spectrogram, state
+        return decoder, made, state
 
     def _detect(self, spectrogram: Spectrogram) -> tuple[str, float]:
         # One frame more than the recording has: faster-whisper pads it with 10 ms.
@@ -138,9 +135,7 @@ class _Decoder:
         self.first_timestamp_token: int = self._tokenizer.timestamp_begin
 
     def prompt(self, text: str) -> tuple[int, ...]:
-        # Text of a client that looks like a special token would become one.
-        tokens = self._tokenizer.encode(" " + text.strip())
-        return tuple(token for token in tokens if token < self._tokenizer.eot)
+        return prompt_of(self._tokenizer, text)
 
     def text(self, tokens: Sequence[int]) -> str:
         return cast(str, self._tokenizer.decode(list(tokens)))
@@ -205,6 +200,19 @@ def _options(tokenizer: Tokenizer, spec: ModelSpec) -> TranscriptionOptions:
         hallucination_silence_threshold=None,
         hotwords=None,
     )
+
+
+def prompt_of(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    """What a client says came before, as tokens."""
+    # Text that looks like a special token would become one.
+    tokens = tokenizer.encode(" " + text.strip())
+    return tuple(token for token in tokens if token < tokenizer.eot)
+
+
+def spectrogram(samples: Array, extractor: FeatureExtractor) -> Spectrogram:
+    """As faster-whisper makes it."""
+    log_mel = partial(_log_mel, extractor=extractor)
+    return Spectrogram(samples, silence=_SILENCE, log_mel=log_mel)
 
 
 def _log_mel(signal: Array, *, extractor: FeatureExtractor) -> Array:

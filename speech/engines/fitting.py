@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import errors
 from speech.engines.catalogue import (
+    BATCH_WHISPER,
     DEMO,
     FASTER_WHISPER,
     MODELS,
@@ -33,11 +34,16 @@ _WEIGHT_BYTES = {
     "int8_bfloat16": 1,
 }
 
+#: Ten times the bytes of ``batch-whisper``'s encoder for each number of the whole model.
+_ENCODER_BYTES = {"int8_bfloat16": 6, "int8_float32": 12, "float32": 12}
+
 #: What each engine computes with, by kind of device; "auto" is the first that the device has.
 COMPUTE_TYPES: dict[tuple[str, str], tuple[str, ...]] = {
     (OPENAI_WHISPER, "cpu"): ("float32",),
     (OPENAI_WHISPER, "cuda"): ("float16", "float32"),
     (OPENAI_WHISPER, "mps"): ("float32",),
+    # the encoder's, after what the decoder's weights are stored as
+    (BATCH_WHISPER, "cpu"): ("int8_bfloat16", "int8_float32", "float32"),
     (FASTER_WHISPER, "cpu"): ("int8", "float32", "int8_float32"),
     (FASTER_WHISPER, "cuda"): (
         "float16",
@@ -52,6 +58,7 @@ COMPUTE_TYPES: dict[tuple[str, str], tuple[str, ...]] = {
 
 #: Less memory on the same device, with nothing that a device could lack which had the larger one.
 _SMALLER_COMPUTE_TYPE: dict[tuple[str, str], str] = {
+    (BATCH_WHISPER, "float32"): "int8_float32",
     (OPENAI_WHISPER, "float32"): "float16",
     (FASTER_WHISPER, "float32"): "int8_float32",
     (FASTER_WHISPER, "float16"): "int8_float16",
@@ -68,16 +75,26 @@ class Hardware:
     cuda_compute_types: frozenset[str] = frozenset()
     #: Apple's GPU.
     mps: bool = False
+    #: Compute types that need more of a processor than this one has.
+    cpu_lacks: frozenset[str] = frozenset()
 
 
-def memory_bytes(key: ModelKey) -> int:
+def memory_bytes(key: ModelKey, *, batches: int = 1) -> int:
     """About what a model takes at work, CUDA's own context and the loaded libraries not counted.
 
-    Measured on a CPU for tiny, base and small; it agrees with what both engines' READMEs say of
-    the larger ones on a GPU.
+    Measured on a CPU for tiny, base and small (``batch-whisper``: tiny and base); it agrees with
+    what both engines' READMEs say of the larger ones on a GPU.
+
+    Args:
+        batches: That are worked on at a time, where windows are batched.
     """
     numbers = resolve(key.model).parameters
     weights = numbers * _WEIGHT_BYTES[key.compute_type]
+    if key.engine == BATCH_WHISPER:
+        # the encoder is there twice: CTranslate2 loads its own as well; of each window of a batch
+        # the decoder keeps what it hears, in single precision
+        twice = numbers * (_WEIGHT_BYTES[key.compute_type] * 10 + _ENCODER_BYTES[key.compute_type])
+        return 60_000_000 + twice // 10 + batches * (50_000_000 + 2 * numbers)
     if key.engine == OPENAI_WHISPER:
         # Timing words, it keeps the attention of all layers.
         return weights + 150_000_000 + 45 * weights // 100
@@ -134,7 +151,11 @@ def resolve_compute_type(
     usable = [
         name
         for name in COMPUTE_TYPES.get((engine, kind), ())
-        if kind != "cuda" or name in hardware.cuda_compute_types
+        if (
+            name in hardware.cuda_compute_types
+            if kind == "cuda"
+            else name not in hardware.cpu_lacks
+        )
     ]
     if asked in usable:
         return asked

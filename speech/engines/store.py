@@ -129,19 +129,43 @@ class ModelStore:
         Raises:
             ModelUnavailable: there is no checkpoint, or the folder cannot be made.
         """
+        return self.made("converted", spec, convert, is_converted, progress)
+
+    def made(
+        self,
+        kind: str,
+        spec: ModelSpec,
+        make: Callable[[Path, Path], None],
+        is_whole: Callable[[Path], bool],
+        progress: Progress = ignore,
+    ) -> Path:
+        """Return a folder that is made from openai-whisper's checkpoint, once.
+
+        Args:
+            kind: What it holds: the beginning of its name.
+            make: Makes the folder (the second path) of a checkpoint (the first), all at once.
+            is_whole: Whether a folder holds all that it should.
+
+        Raises:
+            ModelUnavailable: there is no checkpoint, or the folder cannot be made.
+        """
         checkpoint = self.checkpoint(spec, progress)
-        # Another checkpoint, as a demo model of a later version is, gets another folder.
-        digest = spec.sha256 or downloads.sha256_of(checkpoint)
-        folder = self.cache_dir / f"converted-{spec.name}-{digest[:8]}"
-        if is_converted(folder):
+        folder = self.place_of(kind, spec)
+        if is_whole(folder):
             return folder
         with self.locked(folder.name, progress):
-            if not is_converted(folder):
-                logger.info("converting model", extra={"model": spec.name})
+            if not is_whole(folder):
+                logger.info("converting model", extra={"model": spec.name, "kind": kind})
                 # What is there is in pieces, and this folder's name is ours.
                 shutil.rmtree(folder, ignore_errors=True)
-                convert(checkpoint, folder)
+                make(checkpoint, folder)
         return folder
+
+    def place_of(self, kind: str, spec: ModelSpec) -> Path:
+        """Where a folder lies that is made from a checkpoint."""
+        # Another checkpoint, as a demo model of a later version is, gets another folder.
+        digest = spec.sha256 or downloads.sha256_of(self.checkpoint_path(spec))
+        return self.cache_dir / f"{kind}-{spec.name}-{digest[:8]}"
 
     def locked(self, name: str, progress: Progress) -> contextlib.AbstractContextManager[None]:
         """Keep other processes from making the same thing."""

@@ -6,7 +6,7 @@ import pytest
 
 import errors
 from speech.engines import catalogue, fitting
-from speech.engines.catalogue import FASTER_WHISPER, OPENAI_WHISPER, ModelKey
+from speech.engines.catalogue import BATCH_WHISPER, FASTER_WHISPER, OPENAI_WHISPER, ModelKey
 from speech.engines.fitting import Hardware
 
 GPU = Hardware(cuda_devices=2, cuda_compute_types=frozenset({"float32", "float16", "int8_float16"}))
@@ -193,8 +193,9 @@ def test_models_that_do_not_know_the_language_are_passed_over(
 
 
 @pytest.mark.parametrize("model", list(catalogue.MODELS))
-@pytest.mark.parametrize("engine", catalogue.ENGINES)
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize(
+    ("engine", "device"), [where for where in fitting.COMPUTE_TYPES if "mps" not in where]
+)
 def test_each_step_on_a_device_needs_less_memory(engine, device, model):
     for compute_type in fitting.COMPUTE_TYPES[engine, device]:
         key = ModelKey(engine, model, device, compute_type)
@@ -204,3 +205,19 @@ def test_each_step_on_a_device_needs_less_memory(engine, device, model):
 
         assert all(sorted(need, reverse=True) == need for need in needs.values())
         assert all(len(set(need)) == len(need) for need in needs.values())
+
+
+def test_a_compute_type_that_the_processor_lacks_is_passed_over():
+    lacking = Hardware(cpu_lacks=frozenset({"int8_bfloat16"}))
+    chosen = [
+        fitting.resolve_compute_type("auto", engine=BATCH_WHISPER, device="cpu", hardware=hardware)
+        for hardware in (Hardware(), lacking)
+    ]
+
+    assert chosen == ["int8_bfloat16", "int8_float32"]
+
+
+def test_more_batches_at_a_time_need_more_memory():
+    key = ModelKey(BATCH_WHISPER, "base", "cpu", "int8_bfloat16")
+
+    assert fitting.memory_bytes(key, batches=2) > fitting.memory_bytes(key)
