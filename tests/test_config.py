@@ -539,8 +539,10 @@ REFUSED = [
     (
         "WHISPER_ENGINE",
         "whisperx",
-        "WHISPER_ENGINE=whisperx: Input should be 'openai-whisper', 'faster-whisper' or"
-        " 'batch-whisper'",
+        (
+            "WHISPER_ENGINE=whisperx: Input should be 'openai-whisper', 'faster-whisper' or"
+            " 'batch-whisper'"
+        ),
     ),
     ("LOG_FORMAT", "xml", "LOG_FORMAT=xml: Input should be 'human' or 'json'"),
     (
