@@ -625,6 +625,12 @@ class AuditEvent(Base):
         ),
         CheckConstraint("(position IS NULL) = (sha256 IS NULL)", name="seal_is_whole"),
         CheckConstraint("count > 0", name="count_positive"),
+        # what whoever verifies goes by
+        CheckConstraint(
+            "action <> 'audit_pruned' OR COALESCE(detail ->> 'position' ~ '^[1-9][0-9]{0,17}$'"
+            " AND detail ->> 'sha256' ~ '^[0-9a-f]{64}$', false)",
+            name="pruned_says_where",
+        ),
         Index("ix_audit_events_unsealed", "id", postgresql_where=text("position IS NULL")),
         Index("ix_audit_events_action_age", "action", "at"),
         Index("ix_audit_events_job", "job_id", postgresql_where=text("job_id IS NOT NULL")),

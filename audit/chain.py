@@ -18,7 +18,7 @@ from datetime import UTC, timedelta
 from enum import StrEnum
 from typing import Any, Final, Self
 
-from sqlalchemy import bindparam, func, select, text
+from sqlalchemy import bindparam, cast, func, select, text
 from sqlalchemy.dialects.postgresql import ARRAY, UUID
 from sqlalchemy.orm import Session
 from sqlalchemy.types import BigInteger, LargeBinary
@@ -51,6 +51,16 @@ UPDATE audit_events
     bindparam("positions", type_=ARRAY(BigInteger)),
     bindparam("digests", type_=ARRAY(LargeBinary)),
 )
+
+
+#: The triggers that are on.
+GUARDS: Final = text("""
+SELECT tgname
+  FROM pg_trigger
+ WHERE tgrelid = CAST('audit_events' AS regclass)
+   AND NOT tgisinternal
+   AND tgenabled IN ('O', 'A')
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +166,7 @@ class Fault(StrEnum):
     MISSING = "missing"  #: Events were taken out.
     CUT = "cut"  #: The end is not, or no longer, what a head says that it was.
     UNSEALED = "unsealed"  #: Nobody seals.
+    UNGUARDED = "unguarded"  #: The triggers are off or gone.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +211,8 @@ def verify(session: Session, heads: Iterable[Head] = ()) -> Verdict:
     waiting, late = _waiting(session)
     if broken is None:
         broken = _beyond(start, at, wanted) or late
+    if broken is None and not _is_guarded(session):
+        broken = Broken(fault=Fault.UNGUARDED, position=0)
     events = at.position - start.position
     return Verdict(events=events, start=start, head=at, waiting=waiting, broken=broken)
 
@@ -255,11 +268,23 @@ def _waiting(session: Session) -> tuple[int, Broken | None]:
 
 
 def _start(session: Session) -> Head:
-    """Where the chain begins: at nothing, or after what was last pruned."""
+    """Where the chain begins: at nothing, or after what was pruned.
+
+    An event that tells of pruning counts only where it fits, so that one more confuses nobody.
+    """
+    first = session.scalar(select(func.min(AuditEvent.position)))
+    if first == 1:
+        return BEGINNING
+    position = cast(AuditEvent.detail["position"].astext, BigInteger)
+    told = select(AuditEvent.detail).where(AuditEvent.action == AuditAction.AUDIT_PRUNED)
+    if first is not None:
+        told = told.where(position < first)
+    # of two that say the same, the one that was sealed first was there first
     pruned = session.scalar(
-        select(AuditEvent.detail)
-        .where(AuditEvent.action == AuditAction.AUDIT_PRUNED)
-        .order_by(AuditEvent.detail["position"].as_integer().desc())
-        .limit(1)
+        told.order_by(position.desc(), AuditEvent.position.nulls_last()).limit(1)
     )
     return BEGINNING if pruned is None else Head.parse(f"{pruned['position']}:{pruned['sha256']}")
+
+
+def _is_guarded(session: Session) -> bool:
+    return set(session.scalars(GUARDS)) == {"audit_events_guard", "audit_events_guard_all"}

@@ -26,6 +26,7 @@ BROKEN: Final[Mapping[Fault, str]] = {
     Fault.CUT: "the chain is not the one that had its head at {position}: its end was cut off, "
     "or it was made anew",
     Fault.UNSEALED: "events wait to be sealed for more than 10 minutes: is maintenance running?",
+    Fault.UNGUARDED: "the triggers that refuse changes of audit_events are off",
 }
 
 app = typer.Typer(help="Audit events: who did what.", no_args_is_help=True)

@@ -268,6 +268,20 @@ def test_an_event_that_nobody_seals_is_told(ten, tamper, verify):
     assert verify().waiting == 1
 
 
+@pytest.mark.security("audit", "the triggers switched off")
+@pytest.mark.parametrize("trigger", ["audit_events_guard", "audit_events_guard_all"])
+def test_a_trigger_that_is_off_is_told(trigger, ten, verify, sessions):
+    def switch(how):
+        with sessions.begin() as session:
+            session.execute(text(f"ALTER TABLE audit_events {how} TRIGGER {trigger}"))
+
+    switch("DISABLE")
+    off = told(verify())
+    switch("ENABLE")
+
+    assert (off, told(verify())) == (broken(Fault.UNGUARDED, 0), None)
+
+
 def test_the_first_broken_event_is_named(ten, tamper, verify, sessions):
     event = rows(sessions)[3]
     tamper("UPDATE audit_events SET count = 7 WHERE position IN (4, 8)")

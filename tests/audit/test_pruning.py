@@ -4,10 +4,11 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import select, text
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from audit import pruning
 from audit.chain import Fault
+from audit.events import CLI, record
 from audit.pruning import SHORTEST
 from models import AuditAction, AuditEvent
 
@@ -127,9 +128,10 @@ def test_more_than_a_batch_is_pruned_in_parts(old, prune, verify, monkeypatch):
 @pytest.mark.security("audit", "deleting one's own traces as pruning does")
 def test_the_database_lets_go_of_nothing_young_whatever_an_event_says(old, sessions, verify):
     old(200, 1)
+    detail = f'{{"position": 2, "sha256": "{"0" * 64}"}}'
     statements = (
         "INSERT INTO audit_events (id, action, detail)"
-        " VALUES (gen_random_uuid(), 'audit_pruned', '{\"position\": 2}');"
+        f" VALUES (gen_random_uuid(), 'audit_pruned', '{detail}');"
         "DELETE FROM audit_events WHERE position <= 2"
     )
     with (
@@ -156,6 +158,34 @@ def test_a_front_that_nothing_tells_of_is_missed_after_pruning_too(old, prune, t
 
     assert found is not None
     assert (found.fault, found.position) == (Fault.MISSING, 3)
+
+
+@pytest.mark.security("audit", "an event of pruning that never was")
+def test_a_lie_about_pruning_confuses_nobody(old, prune, verify, sessions, seal):
+    old(200, 100, 1)
+    prune()
+    with sessions.begin() as session:
+        for position in (1, 2, 3, 10**17):
+            detail = {"position": position, "sha256": "0" * 64}
+            record(session, CLI, AuditAction.AUDIT_PRUNED, detail=detail)
+    seal()
+
+    assert (verify().start.position, verify().broken) == (2, None)
+
+
+@pytest.mark.security("audit", "an event of pruning that cannot be read")
+@pytest.mark.parametrize(
+    "detail",
+    [
+        {},
+        {"position": "x", "sha256": "0" * 64},
+        {"position": 0, "sha256": "0" * 64},
+        {"position": 5},
+    ],
+)
+def test_what_does_not_say_what_was_pruned_is_refused(detail, sessions):
+    with pytest.raises(IntegrityError, match="pruned_says_where"), sessions.begin() as session:
+        record(session, CLI, AuditAction.AUDIT_PRUNED, detail=detail)
 
 
 def test_pruning_is_an_event(old, prune, sessions):

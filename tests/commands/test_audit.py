@@ -44,6 +44,7 @@ def tamper(sessions):
         with sessions.begin() as session:
             session.execute(text("ALTER TABLE audit_events DISABLE TRIGGER USER"))
             session.execute(text(statement))
+            session.execute(text("ALTER TABLE audit_events ENABLE TRIGGER USER"))
 
     return run
 
