@@ -1,16 +1,17 @@
-"""``python -m bench [submit] [overhead] [leases] [memory]``: all of them, unless some are named."""
+"""``python -m bench [submit] [overhead] [leases] [memory] [engines]``: all of them, unless some are named."""
 
 from __future__ import annotations
 
 import sys
 
-from bench import leases, memory, overhead, submit
+from bench import engines, leases, memory, overhead, submit
 
 BENCHES = {
     "submit": submit.main,
     "overhead": overhead.main,
     "leases": leases.main,
     "memory": memory.main,
+    "engines": engines.main,
 }
 
 
