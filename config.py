@@ -299,8 +299,15 @@ class Settings(BaseSettings):
     redispatch_seconds: Pause = Field(
         60.0, description="A published job that nobody took is published again after"
     )
-    upload_retention_hours: float = Field(
-        168.0, ge=0, le=100_000, description="Uploads of ended jobs are deleted after; 0 keeps them"
+    audio_retention: str = Field(
+        "7d",
+        description="Uploads are deleted so long after their job's end, such as 12h, 7d or 4w;"
+        " forever keeps them",
+    )
+    transcript_retention: str = Field(
+        "forever",
+        description="Whole jobs, transcript and upload, are deleted so long after their end,"
+        " such as 30d",
     )
     audit_retention_days: float = Field(
         0, ge=0, le=36_500, description="Audit events are deleted after; 30 or more, 0 keeps them"
@@ -378,6 +385,12 @@ class Settings(BaseSettings):
             # the first version's workers took from it; as here, the name stands in the message
             logger.warning("CELERY_QUEUES: dlq is left out, maintenance takes from it")
         return values.queues(kept, QUEUES)
+
+    @field_validator("audio_retention", "transcript_retention")
+    @classmethod
+    def _durations(cls, value: str) -> str:
+        values.duration(value)
+        return value
 
     @field_validator("trusted_hosts")
     @classmethod
@@ -518,6 +531,14 @@ class Settings(BaseSettings):
     @property
     def idempotency_seconds(self) -> float:
         return self.idempotency_hours * 3600
+
+    @property
+    def audio_retention_seconds(self) -> float:
+        return values.duration(self.audio_retention)
+
+    @property
+    def transcript_retention_seconds(self) -> float:
+        return values.duration(self.transcript_retention)
 
     @property
     def max_upload_bytes(self) -> int:

@@ -49,12 +49,33 @@ _NETWORK_FORM: Final = (
     "Input should be networks such as 10.0.0.0/8 or fd00::/8, without bits beyond the prefix,"
     " or single addresses"
 )
+#: How to keep something that is never deleted; 0 is no limit here as in every other setting.
+FOREVER: Final = frozenset({"forever", "0"})
+_DURATION_FORM: Final = (
+    "Input should be a number with its unit, such as 90m, 12h, 7d or 4w, or forever"
+)
+_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}
+_DURATION: Final = re.compile(r"(?P<number>\d{1,8}(?:\.\d{1,6})?) ?(?P<unit>[smhdw])", re.ASCII)
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST: Final = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
 _HOST_CHARS: Final = 253
 _ORIGIN: Final = re.compile(
     rf"(?P<scheme>https?)://(?P<host>{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\])(?::(?P<port>\d{{1,5}}))?"
 )
+
+
+def duration(value: str) -> float:
+    """Read how long something is kept, in seconds; 0 is for ever.
+
+    A number alone is refused: nobody could tell hours from days.
+    """
+    wanted = value.strip().lower()
+    if wanted in FOREVER:
+        return 0.0
+    found = _DURATION.fullmatch(wanted)
+    if found is None or not float(found["number"]):
+        raise ValueError(_DURATION_FORM)
+    return float(found["number"]) * _UNITS[found["unit"]]
 
 
 def names(value: str) -> tuple[str, ...]:

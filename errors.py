@@ -150,7 +150,7 @@ class IdempotencyMismatch(ClientError):
 
 
 class JobDeleted(ClientError):
-    """The job that this idempotency key made was deleted."""
+    """The job was deleted."""
 
     code = "job_deleted"
 

@@ -42,6 +42,9 @@ class Grant:
     note: str | None = None
     allowance: Allowance = field(default_factory=Allowance)
     weight: float = 1.0
+    #: How long what its jobs hold is kept; None is the service's default, 0 for ever.
+    audio_retention_seconds: float | None = None
+    transcript_retention_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +68,8 @@ def create(session: Session, grant: Grant) -> tuple[str, ApiKey]:
         note=grant.note,
         expires_at=grant.expires_at,
         weight=grant.weight,
+        audio_retention_seconds=grant.audio_retention_seconds,
+        transcript_retention_seconds=grant.transcript_retention_seconds,
         **columns(asdict(grant.allowance)),
     )
     session.add(key)

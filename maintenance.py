@@ -20,14 +20,15 @@ import redis
 from kombu.exceptions import OperationalError
 from sqlalchemy import func, select
 
-import request_counts
 from auditor import AUDITOR_SECONDS, Auditor
 from celery_app import DEAD_LETTER, DLQ, LANES, TRANSCRIBE, WINDOW_KEY
 from config import Settings
 from database import Sessions, get_db_session
 from errors import ServiceError, StorageUnavailable
-from jobs import clock, lifecycle, quotas, retention, submissions, workers
+from janitor import Janitor
+from jobs import clock, lifecycle, workers
 from jobs.lifecycle import Backoff, Lane
+from jobs.retention import Retention
 from jobs.uploads import UploadStore
 from models import JobStatus, TranscriptionJob
 from reaper import Reaper, pause_between_looks
@@ -240,66 +241,6 @@ UNPROBED: Final = (
 )
 
 
-class Janitor:
-    """Deletes uploads whose time is over, those nobody finished, and rows of no use any more."""
-
-    def __init__(
-        self,
-        sessions: Sessions,
-        uploads: UploadStore,
-        *,
-        keep_seconds: float,
-        keep_keys_seconds: float,
-    ) -> None:
-        self._sessions = sessions
-        self._uploads = uploads
-        self._keep_seconds = keep_seconds
-        self._keep_keys_seconds = keep_keys_seconds
-        #: Uploads that no job had when we last looked.
-        self._orphans: set[uuid.UUID] = set()
-
-    def run(self) -> None:
-        """One round.
-
-        Raises:
-            DatabaseUnavailable, StorageUnavailable: Try again later.
-        """
-        with get_db_session(self._sessions) as session:
-            workers.forget_silent(session)
-            submissions.forget(session, keep_seconds=self._keep_keys_seconds)
-            quotas.forget_old(session)
-            request_counts.forget_old(session)
-        purged = 0
-        if self._keep_seconds:
-            with get_db_session(self._sessions) as session:
-                purged = retention.purge_uploads(
-                    session, self._uploads, older_than_seconds=self._keep_seconds
-                )
-        orphans = self._delete_orphans()
-        swept = self._uploads.sweep()
-        if purged or orphans or swept:
-            logger.info(
-                "uploads deleted", extra={"old": purged, "orphans": orphans, "unfinished": swept}
-            )
-
-    def _delete_orphans(self) -> int:
-        """Delete the uploads that nobody had in the last round either; returns how many.
-
-        One look is not enough: a clock that is set forward makes an upload look old whose row is
-        just being written.
-        """
-        found: set[uuid.UUID] = set()
-        for job_ids in retention.stored_long_ago(self._uploads):
-            # a transaction each: walking the folder may take longer than one may stand idle
-            with get_db_session(self._sessions) as session:
-                found |= retention.orphans(session, job_ids)
-        again = found & self._orphans
-        for job_id in again:
-            self._uploads.delete(job_id)
-        self._orphans = found - again
-        return len(again)
-
-
 class Round(Protocol):
     """Something that is done again and again."""
 
@@ -367,7 +308,10 @@ def make_loops(
     janitor = Janitor(
         sessions,
         uploads,
-        keep_seconds=settings.upload_retention_hours * 3600,
+        keep=Retention(
+            audio_seconds=settings.audio_retention_seconds,
+            transcript_seconds=settings.transcript_retention_seconds,
+        ),
         keep_keys_seconds=settings.idempotency_seconds,
     )
     limits = DecodeLimits(

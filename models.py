@@ -163,6 +163,9 @@ class ApiKey(Base):
     #: Its share of the workers: of two keys with jobs waiting, one of twice the weight has twice
     #: as many running.
     weight: Mapped[float] = mapped_column(REAL, server_default=text("1"))
+    # How long what its jobs hold is kept after they end; None is the service's default, 0 for ever
+    audio_retention_seconds: Mapped[float | None]
+    transcript_retention_seconds: Mapped[float | None]
     #: Whether jobs of this key may ask for ``high``.
     may_use_high: Mapped[bool] = mapped_column(server_default=text("true"))
     note: Mapped[str | None]
@@ -184,6 +187,10 @@ class ApiKey(Base):
             " >= 0",
             name="limits_not_negative",
         ),
+        CheckConstraint(
+            "LEAST(audio_retention_seconds, transcript_retention_seconds) >= 0",
+            name="retention_not_negative",
+        ),
         CheckConstraint("weight BETWEEN 0.01 AND 100", name="weight_in_bounds"),
     )
 
@@ -200,17 +207,47 @@ class RequestCount(Base):
     cost: Mapped[int]
 
 
-class SpentAudio(Base):
-    """Audio of a job that was deleted within the hour for which it counts."""
+class DeletedBy(StrEnum):
+    """Who had a job deleted."""
 
-    __tablename__ = "spent_audio"
+    CLIENT = "client"  #: Its owner.
+    ADMIN = "admin"  #: Somebody else, with a key of the scope ``admin``.
+    RETENTION = "retention"  #: Its time was over.
 
-    job_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
-    api_key_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"))
+
+class DeletedJob(Base):
+    """What is left of a job that was deleted: that it was there, and figures. Nothing it said.
+
+    Its audio still counts for its key's hour.
+    """
+
+    __tablename__ = "deleted_jobs"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    owner_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("owners.id"))
+    api_key_id: Mapped[uuid.UUID | None] = mapped_column(
+        ForeignKey("api_keys.id", ondelete="SET NULL")
+    )
+    #: Its last one; what had not ended counts as cancelled.
+    status: Mapped[str]
     submitted_at: Mapped[datetime]
-    audio_seconds: Mapped[float]
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime]
+    deleted_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    deleted_by: Mapped[str]
+    audio_seconds: Mapped[float | None]
+    audio_estimated: Mapped[bool]
+    upload_bytes: Mapped[int] = mapped_column(BigInteger)
+    #: Of its result; of what was transcribed so far, where there was none.
+    segment_count: Mapped[int]
+    #: Of its result; 0 without one.
+    word_count: Mapped[int]
 
-    __table_args__ = (Index("ix_spent_audio_key_age", "api_key_id", "submitted_at"),)
+    __table_args__ = (
+        CheckConstraint("status IN ('completed', 'failed', 'cancelled')", name="status"),
+        CheckConstraint("deleted_by IN ('client', 'admin', 'retention')", name="deleted_by"),
+        Index("ix_deleted_jobs_key_age", "api_key_id", "submitted_at"),
+    )
 
 
 class TranscriptionJob(Base):
@@ -385,6 +422,12 @@ class TranscriptionJob(Base):
             postgresql_include=["upload_bytes"],
             postgresql_where=text("upload_deleted_at IS NULL"),
         ),
+        # whose upload should be there
+        Index(
+            "ix_transcription_jobs_stored",
+            "id",
+            postgresql_where=text("upload_deleted_at IS NULL"),
+        ),
         # how many wait before a job
         Index(
             "ix_transcription_jobs_lane",
@@ -449,11 +492,12 @@ class IdempotencyKey(Base):
     __tablename__ = "idempotency_keys"
 
     owner_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("owners.id"), primary_key=True)
-    key: Mapped[str] = mapped_column(primary_key=True)
-    #: A digest of all that the submission said.
+    #: Of the key, which is a client's own words.
+    key_sha256: Mapped[bytes] = mapped_column(primary_key=True)
+    #: A digest of all that the submission said; empty once its job is deleted.
     fingerprint: Mapped[bytes]
     #: Not tied to the job: that it was deleted must not let it come back.
-    job_id: Mapped[uuid.UUID]
+    job_id: Mapped[uuid.UUID] = mapped_column(index=True)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
 
 

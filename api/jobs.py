@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from datetime import UTC
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
@@ -31,12 +32,12 @@ from api.services import Services
 from api.trail import ACTOR
 from audit.events import Actor, record
 from auth import Principal
-from errors import ConflictError, JobFinished, NotAllowed, NotFound
-from jobs import edits, lifecycle, queries
+from errors import ConflictError, JobDeleted, JobFinished, NotAllowed, NotFound
+from jobs import deletion, edits, lifecycle, queries
 from jobs.backlog import Estimate
 from jobs.paging import Place
 from jobs.queries import JobView
-from models import FINAL, AuditAction, JobStatus, Priority
+from models import FINAL, AuditAction, DeletedBy, JobStatus, Priority
 
 router = APIRouter(tags=["jobs"], dependencies=[Depends(single_values)])
 
@@ -119,7 +120,7 @@ def index(
     operation_id=POLLED,
     summary="Ask after a job",
     description="While it is not final, `Retry-After` tells when to ask again.",
-    responses=problems(401, 403, 404, 503),
+    responses=problems(401, 403, 404, 410, 503),
 )
 def show(
     request: Request, response: Response, job_id: JobId, principal: Reader, services: ServicesDep
@@ -135,7 +136,7 @@ def show(
     "/jobs/{job_id}",
     operation_id="change_job",
     summary="Change priority or metadata",
-    responses=problems(401, 403, 404, 409, 503),
+    responses=problems(401, 403, 404, 409, 410, 503),
     openapi_extra=json_request(JobPatch.__name__, required=True),
 )
 def change(  # noqa: PLR0913, PLR0917 - what FastAPI hands in
@@ -169,7 +170,7 @@ def change(  # noqa: PLR0913, PLR0917 - what FastAPI hands in
     operation_id="cancel_job",
     summary="Cancel a job",
     description="At once while it waits; else its worker stops at the end of a window.",
-    responses=CANCELLING | problems(401, 403, 404, 409, 503),
+    responses=CANCELLING | problems(401, 403, 404, 409, 410, 503),
 )
 def cancel(
     request: Request,
@@ -198,15 +199,21 @@ def cancel(
     status_code=204,
     operation_id="delete_job",
     summary="Delete a job and its upload",
-    description="What is not final is cancelled first.",
-    responses=problems(401, 403, 404, 503),
+    description=(
+        "With its upload, transcript, errors and whatever was said of it; what is not final is"
+        " cancelled by that. That there was such a job, and figures, are kept: it is answered 410"
+        " `job_deleted` from then on."
+    ),
+    responses=problems(401, 403, 404, 410, 503),
 )
 def delete(job_id: JobId, principal: Deleter, by: By, services: ServicesDep) -> None:
     with services.transaction() as session:
-        # before it is gone, and with it whose it was; there is none, and this goes as well
+        view = find(session, job_id, principal)
+        # before it is gone, and with it whose it was
         record(session, by, AuditAction.JOB_DELETED, job_id=job_id)
-        if not edits.delete_job(session, job_id, owner_id=principal.reach):
-            raise NotFound
+        who = DeletedBy.CLIENT if view.job.owner_id == principal.owner_id else DeletedBy.ADMIN
+        if not deletion.delete(session, [job_id], by=who, owner_id=principal.reach):
+            raise JobDeleted
         # before the commit: should the store be away, the row stays, and may be deleted again
         services.uploads.delete(job_id)
 
@@ -216,18 +223,23 @@ def find(session: Session, job_id: uuid.UUID, principal: Principal) -> JobView:
 
     Raises:
         NotFound: There is none, or it is somebody else's.
+        JobDeleted: There was one.
     """
     view = queries.find(session, job_id, owner_id=principal.reach)
-    if view is None:
+    if view is not None:
+        return view
+    deleted = deletion.find(session, job_id, owner_id=principal.reach)
+    if deleted is None:
         raise NotFound
-    return view
+    at = deleted.deleted_at.astimezone(UTC).isoformat()
+    raise JobDeleted(deleted_at=at, deleted_by=deleted.deleted_by)
 
 
 def read(session: Session, job_id: uuid.UUID, principal: Principal, request: Request) -> JobDetail:
     """Show a job within the caller's reach.
 
     Raises:
-        NotFound: There is none, or it is somebody else's.
+        NotFound, JobDeleted: There is none, or no more.
     """
     view = find(session, job_id, principal)
     services: Services = request.app.state.services

@@ -55,6 +55,19 @@ Weight = Annotated[
 ]
 
 
+#: A hundred years.
+MAX_RETENTION: Final = 100 * 365 * 86_400.0
+_KEPT: Final = "after their end; null: as `/limits` tells, 0: for ever."
+Retention = Annotated[float, Field(ge=0, le=MAX_RETENTION)]
+AudioRetention = Annotated[
+    Retention | None, Field(description=f"Uploads of its jobs are deleted so long {_KEPT}")
+]
+TranscriptRetention = Annotated[
+    Retention | None,
+    Field(description=f"Its jobs are deleted, with all they hold, so long {_KEPT}"),
+]
+
+
 class NewKey(Body):
     """What a new key is to be."""
 
@@ -64,6 +77,8 @@ class NewKey(Body):
     expires_at: Instant | None = Field(None, description="Works until then; null: for ever.")
     note: Note | None = Field(None, description="What it is for.")
     weight: Weight = 1.0
+    audio_retention_seconds: AudioRetention = None
+    transcript_retention_seconds: TranscriptRetention = None
     limits: KeyLimits = Field(default_factory=KeyLimits)
 
     @field_validator("owner")
@@ -88,6 +103,8 @@ class KeyPatch(Body):
     expires_at: Instant | None = Field(None, description="Works until then; null: for ever.")
     note: Note | None = Field(None, description="What it is for.")
     weight: Weight = 1.0
+    audio_retention_seconds: AudioRetention = None
+    transcript_retention_seconds: TranscriptRetention = None
     limits: KeyLimits = Field(
         default_factory=KeyLimits, description="Those that are left out stay."
     )
@@ -145,6 +162,8 @@ class Key(Answer):
     scopes: list[Scope]
     may_use_high: bool
     weight: float = Field(description="Its share of the workers beside other keys.")
+    audio_retention_seconds: AudioRetention
+    transcript_retention_seconds: TranscriptRetention
     limits: KeyLimits
     note: str | None
     created_at: Time

@@ -173,6 +173,8 @@ class Submission:
         return self._replay(memory, received)
 
     def _replay(self, memory: Memory, received: Received) -> Added:
+        if not memory.fingerprint:
+            raise JobDeleted
         if memory.fingerprint != _fingerprint(received):
             raise IdempotencyMismatch
         try:

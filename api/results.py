@@ -67,7 +67,7 @@ _AUDIO: Final[Responses] = {
     summary="Read the transcript",
     description=f"In the `format`, or as `Accept` says: {', '.join(FORMATS)}.",
     response_class=Response,
-    responses=_RESULT | problems(401, 403, 404, 406, 409, 503),
+    responses=_RESULT | problems(401, 403, 404, 406, 409, 410, 503),
 )
 def result(  # noqa: PLR0913, PLR0917 - what FastAPI hands in
     request: Request,

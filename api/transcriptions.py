@@ -71,7 +71,7 @@ async def submit(
     operation_id="get_transcription",
     summary="Ask after a job",
     description="The same as `GET /jobs/{job_id}`.",
-    responses=problems(401, 403, 404, 503),
+    responses=problems(401, 403, 404, 410, 503),
 )
 def ask(
     request: Request, response: Response, job_id: JobId, principal: Reader, services: ServicesDep
@@ -84,7 +84,7 @@ def ask(
     operation_id="cancel_transcription",
     summary="Cancel a job",
     description="The same as `POST /jobs/{job_id}/cancel`; deletes nothing.",
-    responses=jobs.CANCELLING | problems(401, 403, 404, 409, 503),
+    responses=jobs.CANCELLING | problems(401, 403, 404, 409, 410, 503),
 )
 def cancel(
     request: Request,

@@ -10,9 +10,11 @@ from api.dependencies import Admin, Caller, KeyId, ServicesDep, single_values
 from api.documentation import problems
 from api.rates import Rate
 from api.schemas import Answer
+from api.services import Services
 from auth import Allowance
 from jobs import quotas
 from jobs.quotas import Used
+from models import ApiKey
 
 router = APIRouter(tags=["limits"], dependencies=[Depends(single_values)])
 
@@ -36,8 +38,11 @@ class Limits(Answer):
     queued_audio_seconds: float | None = Field(
         description="Audio that may wait in all queues; more is answered 503 `queue_full`."
     )
-    upload_retention_hours: float | None = Field(
-        description="Uploads of ended jobs are deleted after; null: they are kept."
+    audio_retention_seconds: float | None = Field(
+        description="Uploads are deleted so long after their job's end; null: never."
+    )
+    transcript_retention_seconds: float | None = Field(
+        description="Jobs are deleted, with all they hold, so long after their end; null: never."
     )
 
 
@@ -65,16 +70,31 @@ class Usage(Answer):
     )
     jobs_at_once: Use = Field(description="Jobs that are pending or processing.")
     bytes_stored: Use = Field(description="Of uploads that are kept.")
+    audio_retention_seconds: float | None = Field(
+        description="Uploads of this key's jobs are deleted so long after their end; null: never."
+    )
+    transcript_retention_seconds: float | None = Field(
+        description="This key's jobs are deleted so long after their end; null: never."
+    )
 
     @classmethod
-    def of(cls, key: str, rate: Rate | None, used: Used, allowed: Allowance) -> Usage:
+    def of(cls, key: ApiKey, rate: Rate | None, used: Used, services: Services) -> Usage:
+        """What a key has used of what it may, and how long that is kept."""
+        allowed = services.allowances.of(Allowance.of(key))
+        settings = services.settings
         audio = Use(used=used.audio_seconds, limit=allowed.audio_seconds_per_hour or None)
         return cls(
-            key=key,
+            key=key.prefix,
             requests=None if rate is None else RequestUse.model_validate(rate),
             audio_seconds_per_hour=audio,
             jobs_at_once=Use(used=used.jobs, limit=allowed.jobs_at_once or None),
             bytes_stored=Use(used=used.bytes_stored, limit=allowed.bytes_stored or None),
+            audio_retention_seconds=_kept(
+                key.audio_retention_seconds, settings.audio_retention_seconds
+            ),
+            transcript_retention_seconds=_kept(
+                key.transcript_retention_seconds, settings.transcript_retention_seconds
+            ),
         )
 
 
@@ -93,7 +113,8 @@ async def limits(services: ServicesDep) -> Limits:
         max_upload_bytes=settings.max_upload_bytes,
         max_audio_seconds=settings.max_audio_seconds,
         queued_audio_seconds=settings.max_queued_audio_hours * 3600 or None,
-        upload_retention_hours=settings.upload_retention_hours or None,
+        audio_retention_seconds=settings.audio_retention_seconds or None,
+        transcript_retention_seconds=settings.transcript_retention_seconds or None,
     )
 
 
@@ -106,9 +127,8 @@ async def limits(services: ServicesDep) -> Limits:
 )
 def usage(request: Request, caller: Caller, services: ServicesDep) -> Usage:
     with services.transaction() as session:
-        used = quotas.used(session, caller.key_id)
-    allowed = services.allowances.of(caller.allowance)
-    return Usage.of(caller.key_prefix, request.state.rate, used, allowed)
+        key = session.get_one(ApiKey, caller.key_id)
+        return Usage.of(key, request.state.rate, quotas.used(session, key.id), services)
 
 
 @router.get(
@@ -121,5 +141,9 @@ def key_usage(key_id: KeyId, _principal: Admin, services: ServicesDep) -> Usage:
     with services.transaction() as session:
         key = keys.find(session, key_id)
         used = quotas.used(session, key_id)
-    allowed = services.allowances.of(Allowance.of(key))
-    return Usage.of(key.prefix, services.allowances.look(key), used, allowed)
+    return Usage.of(key, services.allowances.look(key), used, services)
+
+
+def _kept(own: float | None, default: float) -> float | None:
+    """For how long, in seconds; None is for ever."""
+    return (default if own is None else own) or None

@@ -12,6 +12,7 @@ import typer
 from sqlalchemy.orm import Session
 
 import auth
+import config_values
 import keys
 from audit.events import CLI, record
 from auth import Allowance
@@ -34,6 +35,8 @@ USAGE_COLUMNS: Final = (
     "audio seconds, 1 h",
     "MB stored",
     "weight",
+    "audio kept",
+    "transcripts kept",
 )
 
 app = typer.Typer(help="API keys.", no_args_is_help=True)
@@ -44,6 +47,13 @@ def _require_number(value: float | None) -> float | None:
     if value is not None and math.isnan(value):
         raise typer.BadParameter("it should be a number")
     return value
+
+
+def _seconds(value: str | None) -> float | None:
+    try:
+        return None if value is None else config_values.duration(value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 Which = Annotated[str, typer.Argument(help="Its prefix, as listed, or its id.", show_default=False)]
@@ -186,18 +196,32 @@ def limit_key(  # noqa: PLR0913, PLR0917 - one for each option
             help="Its share of the workers: twice another key's, twice as many.",
         ),
     ] = None,
+    audio_retention: Annotated[
+        str | None,
+        typer.Option(
+            help="Uploads of its jobs are kept so long after their end: 12h, 7d, forever."
+        ),
+    ] = None,
+    transcript_retention: Annotated[
+        str | None,
+        typer.Option(help="Its jobs are kept so long after their end, transcripts and all."),
+    ] = None,
     default: Annotated[
         bool, typer.Option("--default", help="What is not given is the service's default again.")
     ] = False,
 ) -> None:
-    """Say what a key may take; what is not given stays."""
+    """Say what a key may take, and how long what it brings is kept; what is not given stays."""
     limits = Allowance(
         requests=requests,
         audio_seconds_per_hour=audio_seconds,
         jobs_at_once=jobs_at_once,
         bytes_stored=None if stored_mb is None else stored_mb * 2**20,
     )
-    values = keys.columns(asdict(limits))
+    values: dict[str, Any] = {
+        **keys.columns(asdict(limits)),
+        "audio_retention_seconds": _seconds(audio_retention),
+        "transcript_retention_seconds": _seconds(transcript_retention),
+    }
     if not default:
         values = {name: value for name, value in values.items() if value is not None}
     if default or weight is not None:
@@ -277,7 +301,16 @@ def _usage_row(key: ApiKey, used: Used) -> Sequence[str]:
         _of(used.audio_seconds, key.max_audio_seconds_per_hour),
         _of(used.bytes_stored / 2**20, stored_mb),
         f"{key.weight:g}",
+        _kept(key.audio_retention_seconds),
+        _kept(key.transcript_retention_seconds),
     )
+
+
+def _kept(seconds: float | None) -> str:
+    """For how long; nothing where the service's default holds."""
+    if seconds is None:
+        return ""
+    return f"{seconds / 86_400:.3g} d" if seconds else "for ever"
 
 
 def _of(amount: float, limit: float | None) -> str:

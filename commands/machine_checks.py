@@ -54,12 +54,12 @@ def uploads(settings: Settings) -> Iterator[Finding]:
     if space.free_bytes < store.min_free_bytes:
         yield fail(
             f"{free}: submissions are refused.",
-            "Free space; lower UPLOAD_RETENTION_HOURS or MIN_FREE_DISK_MB.",
+            "Free space; lower AUDIO_RETENTION or MIN_FREE_DISK_MB.",
         )
     elif space.free_bytes - store.max_bytes < store.min_free_bytes:
         yield warn(
             f"{free}: the largest uploads are refused.",
-            "Free space; lower UPLOAD_RETENTION_HOURS or MIN_FREE_DISK_MB.",
+            "Free space; lower AUDIO_RETENTION or MIN_FREE_DISK_MB.",
         )
     else:
         yield ok(free)

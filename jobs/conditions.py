@@ -77,7 +77,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "disk_full": Kind(
         Severity.UNHEALTHY,
         "Less than MIN_FREE_DISK_MB is free: submissions are refused.",
-        "Free space; lower UPLOAD_RETENTION_HOURS.",
+        "Free space; lower AUDIO_RETENTION.",
     ),
     "migrations_behind": Kind(
         Severity.UNHEALTHY,
@@ -105,7 +105,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "disk_low": Kind(
         Severity.DEGRADED,
         "An upload of the largest size that is allowed would be refused for lack of space.",
-        "Free space; lower UPLOAD_RETENTION_HOURS.",
+        "Free space; lower AUDIO_RETENTION.",
     ),
     "database_pool_busy": Kind(
         Severity.DEGRADED,

@@ -1,4 +1,4 @@
-"""What owners may change of a job beside its life: wishes, notes, its existence.
+"""What owners may change of a job beside its life: wishes, notes.
 
 None of these is a transition; those are in ``jobs.lifecycle``. Nothing here commits.
 """
@@ -6,33 +6,12 @@ None of these is a transition; those are in ``jobs.lifecycle``. Nothing here com
 from __future__ import annotations
 
 import uuid
-from typing import Any, Final
+from typing import Any
 
-from sqlalchemy import ColumnElement, text, update
+from sqlalchemy import ColumnElement, update
 from sqlalchemy.orm import Session
 
-from jobs.quotas import AUDIO_WINDOW_SECONDS
 from models import JobStatus, Priority, TranscriptionJob
-
-#: Delete a job; what it cost of its key's hour of audio still counts.
-DELETE: Final = text("""
-WITH deleted AS (
-    DELETE FROM transcription_jobs
-     WHERE id = :job_id
-       AND (CAST(:owner_id AS uuid) IS NULL OR owner_id = :owner_id)
-    RETURNING id, api_key_id, created_at, started_at, status, audio_seconds, audio_estimated
-), spent AS (
-    INSERT INTO spent_audio (job_id, api_key_id, submitted_at, audio_seconds)
-    SELECT id, api_key_id, created_at, audio_seconds
-      FROM deleted
-     WHERE api_key_id IS NOT NULL
-       AND audio_seconds > 0
-       AND started_at IS NOT NULL
-       AND NOT (status = 'failed' AND audio_estimated)
-       AND created_at > now() - make_interval(secs => :window)
-)
-SELECT id FROM deleted
-""")
 
 
 def set_priority(
@@ -71,15 +50,6 @@ def set_metadata(
         .returning(TranscriptionJob.id)
     )
     return session.scalar(statement) is not None
-
-
-def delete_job(session: Session, job_id: uuid.UUID, *, owner_id: uuid.UUID | None) -> bool:
-    """Delete a job in any status, with its result and errors; returns whether there was one.
-
-    A worker that has it in hand loses its lease: its next write finds no row, and it stops.
-    """
-    values = {"job_id": job_id, "owner_id": owner_id, "window": AUDIO_WINDOW_SECONDS}
-    return session.execute(DELETE, values).first() is not None
 
 
 def _of(owner_id: uuid.UUID | None) -> list[ColumnElement[bool]]:

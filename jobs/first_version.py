@@ -31,7 +31,7 @@ from errors import (
 from jobs import lifecycle
 from jobs.lifecycle import Redrive
 from jobs.uploads import PART_DIR, UploadStore, storage_errors
-from models import ErrorLog, JobStatus, TranscriptionJob, TranscriptionResult
+from models import DeletedJob, ErrorLog, JobStatus, TranscriptionJob, TranscriptionResult
 from speech.transcript import Segment
 
 #: Where the first version's migrations ended.
@@ -156,7 +156,10 @@ class Importer:
         query = select(TranscriptionJob.id, TranscriptionJob.failure_reason)
         with self.transaction() as session:
             rows = session.execute(query.where(TranscriptionJob.id.in_(ids)))
-            return {row.id: row.failure_reason for row in rows}
+            known = {row.id: row.failure_reason for row in rows}
+            # what was deleted here does not come back
+            deleted = session.scalars(select(DeletedJob.id).where(DeletedJob.id.in_(ids)))
+            return dict.fromkeys(deleted) | known
 
     def _copy_ended(self, jobs: Sequence[RowMapping]) -> None:
         errors = self._errors_of(jobs)

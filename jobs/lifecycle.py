@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from sqlalchemy import Row, TextClause, insert
 from sqlalchemy.orm import Session
 
-from errors import CancelRequested, LeaseLost, WorkerLost
+from errors import CancelRequested, LeaseLost, UploadMissing, WorkerLost
 from jobs import statements
 from models import WISHES_VERSION, JobStatus, TranscriptionJob, TranscriptionResult
 from retries import Policy
@@ -487,6 +487,12 @@ def acknowledge_cancel(session: Session, lease: Lease) -> None:
         LeaseLost: Another worker owns the job, or nobody cancelled it.
     """
     _fenced(session, statements.CANCELLED, lease)
+
+
+def lose(session: Session, job_ids: Sequence[uuid.UUID]) -> int:
+    """Fail jobs that wait for an upload that is gone; returns how many."""
+    values = {"code": UploadMissing.code, "message": UploadMissing().message}
+    return len(session.execute(statements.LOSE, {"ids": list(job_ids), **values}).all())
 
 
 def touch(session: Session, leases: Iterable[StillLease]) -> set[uuid.UUID]:

@@ -44,9 +44,11 @@ _AUDIO: Final = """
        AND NOT (status = 'failed' AND audio_estimated)
      UNION ALL
     SELECT submitted_at, audio_seconds, false
-      FROM spent_audio
+      FROM deleted_jobs
      WHERE api_key_id = :key_id
-       AND submitted_at > now() - make_interval(secs => :window)"""
+       AND submitted_at > now() - make_interval(secs => :window)
+       AND NOT (status = 'cancelled' AND started_at IS NULL)
+       AND NOT (status = 'failed' AND audio_estimated)"""
 
 AUDIO: Final = text(f"""
 SELECT COALESCE(sum(audio_seconds), 0) AS used,
@@ -80,11 +82,6 @@ SELECT COALESCE(sum(upload_bytes), 0)::bigint
  WHERE api_key_id = :key_id
    AND upload_deleted_at IS NULL
 """).bindparams(_KEY)
-
-FORGET: Final = text("""
-DELETE FROM spent_audio
- WHERE submitted_at <= now() - make_interval(secs => :window)
-""")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,11 +146,6 @@ def require_room(session: Session, key_id: uuid.UUID, quotas: Quotas, *, upload_
             if audio - unsettled < longest:
                 wait = min(wait, SETTLED_SECONDS)
             raise _exceeded("audio_seconds_per_hour", longest, audio, wait)
-
-
-def forget_old(session: Session) -> None:
-    """Delete what counts no longer of jobs that were deleted."""
-    session.execute(FORGET, {"window": AUDIO_WINDOW_SECONDS})
 
 
 def _audio(session: Session, key_id: uuid.UUID) -> tuple[float, float]:

@@ -239,6 +239,26 @@ WITH ended AS (
 SELECT status FROM ended
 """).bindparams(bindparam("context", type_=JSONB))
 
+#: A job waits for an upload that is gone: nobody need begin an attempt to find out.
+LOSE: Final = text("""
+WITH ended AS (
+    UPDATE transcription_jobs
+       SET status = 'failed',
+           failure_reason = :code,
+           completed_at = now(),
+           error_code = :code,
+           error_message = :message
+     WHERE id = ANY(:ids)
+       AND status = 'pending'
+       AND upload_deleted_at IS NULL
+    RETURNING id, attempt, lease_epoch
+)
+INSERT INTO error_logs (job_id, attempt, lease_epoch, error_code, error_message)
+SELECT id, attempt, lease_epoch, :code, :message
+  FROM ended
+RETURNING job_id
+""").bindparams(bindparam("ids", type_=ARRAY(UUID(as_uuid=True))))
+
 #: A stopping worker returns the job, and the attempt with it.
 HAND_BACK: Final = text(f"""
 UPDATE transcription_jobs

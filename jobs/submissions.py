@@ -6,6 +6,7 @@ are there together or not at all.
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from dataclasses import dataclass
 from typing import Final
@@ -13,7 +14,7 @@ from typing import Final
 from sqlalchemy import bindparam, exists, select, text
 from sqlalchemy.dialects.postgresql import UUID
 from sqlalchemy.orm import Session
-from sqlalchemy.types import LargeBinary, Text
+from sqlalchemy.types import LargeBinary
 
 from jobs.lifecycle import NewJob
 from models import JobStatus, TranscriptionJob, TranscriptionResult
@@ -21,9 +22,9 @@ from models import JobStatus, TranscriptionJob, TranscriptionResult
 #: Who comes second waits for the first one's commit, and then finds it. A key whose time is over
 #: is as good as none.
 REMEMBER: Final = text("""
-INSERT INTO idempotency_keys (owner_id, key, fingerprint, job_id)
-VALUES (:owner_id, :key, :fingerprint, :job_id)
-ON CONFLICT (owner_id, key) DO UPDATE
+INSERT INTO idempotency_keys (owner_id, key_sha256, fingerprint, job_id)
+VALUES (:owner_id, :key_sha256, :fingerprint, :job_id)
+ON CONFLICT (owner_id, key_sha256) DO UPDATE
    SET fingerprint = excluded.fingerprint,
        job_id = excluded.job_id,
        created_at = now()
@@ -31,7 +32,7 @@ ON CONFLICT (owner_id, key) DO UPDATE
 RETURNING job_id
 """).bindparams(
     bindparam("owner_id", type_=UUID(as_uuid=True)),
-    bindparam("key", type_=Text),
+    bindparam("key_sha256", type_=LargeBinary),
     bindparam("fingerprint", type_=LargeBinary),
     bindparam("job_id", type_=UUID(as_uuid=True)),
 )
@@ -40,9 +41,11 @@ FIND: Final = text("""
 SELECT fingerprint, job_id
   FROM idempotency_keys
  WHERE owner_id = :owner_id
-   AND key = :key
+   AND key_sha256 = :key_sha256
    AND created_at >= now() - make_interval(secs => :keep)
-""").bindparams(bindparam("owner_id", type_=UUID(as_uuid=True)), bindparam("key", type_=Text))
+""").bindparams(
+    bindparam("owner_id", type_=UUID(as_uuid=True)), bindparam("key_sha256", type_=LargeBinary)
+)
 
 FORGET: Final = text("""
 DELETE FROM idempotency_keys
@@ -60,7 +63,7 @@ ASKED_FOR: Final = (
 class Memory:
     """What became of a key."""
 
-    #: A digest of all that the submission said.
+    #: A digest of all that the submission said; empty once the job was deleted.
     fingerprint: bytes
     #: May have been deleted since.
     job_id: uuid.UUID
@@ -71,7 +74,7 @@ def remember(
 ) -> bool:
     """Tie a key to its job; False when somebody was faster, and nothing of it is to be kept."""
     values = {"fingerprint": memory.fingerprint, "job_id": memory.job_id, "keep": keep_seconds}
-    row = session.execute(REMEMBER, {"owner_id": owner_id, "key": key, **values}).first()
+    row = session.execute(REMEMBER, {**_named(owner_id, key), **values}).first()
     return row is not None
 
 
@@ -79,13 +82,17 @@ def recall(
     session: Session, owner_id: uuid.UUID, key: str, *, keep_seconds: float
 ) -> Memory | None:
     """Find what became of a key; None for one that is new, or as good as new."""
-    row = session.execute(FIND, {"owner_id": owner_id, "key": key, "keep": keep_seconds}).first()
+    row = session.execute(FIND, {**_named(owner_id, key), "keep": keep_seconds}).first()
     return None if row is None else Memory(fingerprint=bytes(row.fingerprint), job_id=row.job_id)
 
 
 def forget(session: Session, *, keep_seconds: float) -> None:
     """Delete the keys whose time is over."""
     session.execute(FORGET, {"keep": keep_seconds})
+
+
+def _named(owner_id: uuid.UUID, key: str) -> dict[str, object]:
+    return {"owner_id": owner_id, "key_sha256": hashlib.sha256(key.encode()).digest()}
 
 
 def twin(session: Session, job: NewJob) -> uuid.UUID | None:

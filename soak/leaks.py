@@ -19,8 +19,9 @@ import psutil
 import redis
 
 from database import Sessions
+from janitor import Janitor
+from jobs.retention import Retention
 from jobs.uploads import PART_DIR, UploadStore
-from maintenance import Janitor
 from soak.observer import Observer
 from soak.service import Life, Place, Supervisor
 from solo import LOCK_NAME
@@ -99,7 +100,7 @@ def clean_up(place: Place, observer: Observer, sessions: Sessions, lives: list[L
     """Let the service's own janitor delete what nobody needs, as if days had passed."""
     age(place, observer, lives)
     store = UploadStore(place.state / "uploads", max_bytes=1, min_free_bytes=0)
-    janitor = Janitor(sessions, store, keep_seconds=0, keep_keys_seconds=LONG_AGO_SECONDS)
+    janitor = Janitor(sessions, store, keep=Retention(), keep_keys_seconds=LONG_AGO_SECONDS)
     for _ in range(2):  # it looks twice before it deletes
         janitor.run()
 

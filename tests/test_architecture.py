@@ -39,7 +39,7 @@ ROWS = (
         "request_counts",
         "solo",
     },
-    {"api", "attempts", "auditor", "tasks", "maintenance", "reaper"},
+    {"api", "attempts", "auditor", "janitor", "tasks", "maintenance", "reaper"},
     {"app", "cli", "commands", "migrations", "serve", "welcome", "worker"},  # entry points
     {"rig"},  # what tools and tests share
     {"bench", "compose", "locks", "soak", "training"},  # tools beside the service
@@ -51,6 +51,7 @@ UNITS = {
     "commands": "cli",
     "config_values": "config",
     "first_keys": "auth",
+    "janitor": "maintenance",
     "keys": "auth",
     "model_shelf": "model_pool",
     "reaper": "maintenance",

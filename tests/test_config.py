@@ -710,7 +710,6 @@ LEAST = {
     "heartbeat_seconds": (0.001, 0),
     "dispatch_seconds": (0.001, 0),
     "redispatch_seconds": (0.001, 0),
-    "upload_retention_hours": (0, -0.001),
     "audit_retention_days": (0, -0.001),
     "database_pool_size": (1, 0),
     "database_max_overflow": (0, -1),

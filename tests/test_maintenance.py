@@ -24,9 +24,10 @@ from celery_app import DLQ, LANES, WINDOW_KEY, make_celery, make_redis, send
 from config import Settings
 from database import Sessions
 from errors import DatabaseUnavailable, DecoderKilled, ServiceError, StorageUnavailable
+from janitor import Janitor
 from jobs import lifecycle, workers
 from jobs.lifecycle import Backoff
-from jobs.retention import ORPHAN_SECONDS
+from jobs.retention import ORPHAN_SECONDS, Retention
 from jobs.uploads import MARKER, PART_DIR, STALE_PART_SECONDS, UploadStore
 from jobs.workers import FORGET_SECONDS, WorkerState
 from maintenance import (
@@ -35,7 +36,6 @@ from maintenance import (
     MIN_WINDOW,
     PROBER_BATCH,
     Dispatcher,
-    Janitor,
     Loop,
     Prober,
     Send,
@@ -549,7 +549,11 @@ def age(path: Path, seconds: float) -> None:
 
 def ended_long_ago(sessions: Sessions, make_job: MakeJob) -> uuid.UUID:
     job_id = make_job("completed").id
-    set_column(sessions, job_id, "completed_at = now() - interval '2 h'")
+    set_column(
+        sessions,
+        job_id,
+        "created_at = now() - interval '3 h', completed_at = now() - interval '2 h'",
+    )
     return job_id
 
 
@@ -566,7 +570,7 @@ def test_the_janitor_deletes_what_is_old_orphaned_or_unfinished_and_nothing_else
     part = store.root / PART_DIR / str(uuid7())
     part.touch()
     age(part, STALE_PART_SECONDS + 60)
-    janitor = Janitor(sessions, store, keep_seconds=3600, keep_keys_seconds=3600)
+    janitor = Janitor(sessions, store, keep=Retention(audio_seconds=3600), keep_keys_seconds=3600)
     janitor.run()
     janitor.run()
 
@@ -584,15 +588,17 @@ def test_the_janitor_forgets_idempotency_keys(
         for key, hours in {"old": 2, "new": 0}.items():
             session.execute(
                 text(
-                    "INSERT INTO idempotency_keys (owner_id, key, fingerprint, job_id, created_at)"
+                    "INSERT INTO idempotency_keys"
+                    " (owner_id, key_sha256, fingerprint, job_id, created_at)"
                     " VALUES (:owner, :key, '', :job, now() - make_interval(hours => :hours))"
                 ),
-                {"owner": owner_id, "key": key, "job": uuid7(), "hours": hours},
+                {"owner": owner_id, "key": key.encode(), "job": uuid7(), "hours": hours},
             )
-    Janitor(sessions, store, keep_seconds=0, keep_keys_seconds=3600).run()
+    Janitor(sessions, store, keep=Retention(), keep_keys_seconds=3600).run()
 
     with sessions.begin() as session:
-        assert session.scalars(text("SELECT key FROM idempotency_keys")).all() == ["new"]
+        kept = session.scalars(text("SELECT key_sha256 FROM idempotency_keys")).all()
+    assert [bytes(key) for key in kept] == [b"new"]
 
 
 def test_an_upload_whose_row_comes_between_two_rounds_is_kept(
@@ -601,7 +607,7 @@ def test_an_upload_whose_row_comes_between_two_rounds_is_kept(
     job_id = uuid7()
     upload = put(store, job_id)
     age(upload, 2 * ORPHAN_SECONDS)  # as a clock that was set forward shows it
-    janitor = Janitor(sessions, store, keep_seconds=3600, keep_keys_seconds=3600)
+    janitor = Janitor(sessions, store, keep=Retention(audio_seconds=3600), keep_keys_seconds=3600)
     janitor.run()
     make_job(id=job_id)
     janitor.run()
@@ -614,7 +620,7 @@ def test_uploads_are_kept_for_ever_where_retention_is_off(
     make_job: MakeJob, sessions: Sessions, store: UploadStore
 ) -> None:
     upload = put(store, ended_long_ago(sessions, make_job))
-    Janitor(sessions, store, keep_seconds=0, keep_keys_seconds=3600).run()
+    Janitor(sessions, store, keep=Retention(), keep_keys_seconds=3600).run()
 
     assert upload.exists()
 
@@ -626,7 +632,7 @@ def test_the_rows_of_processes_that_died_go(sessions: Sessions, store: UploadSto
             text("UPDATE workers SET seen_at = now() - make_interval(secs => :seconds)"),
             {"seconds": FORGET_SECONDS + 60},
         )
-    Janitor(sessions, store, keep_seconds=0, keep_keys_seconds=3600).run()
+    Janitor(sessions, store, keep=Retention(), keep_keys_seconds=3600).run()
 
     with sessions() as session:
         assert session.scalars(select(Worker)).all() == []
@@ -635,7 +641,7 @@ def test_the_rows_of_processes_that_died_go(sessions: Sessions, store: UploadSto
 def test_a_second_round_finds_nothing_to_do(
     make_job: MakeJob, sessions: Sessions, store: UploadStore
 ) -> None:
-    janitor = Janitor(sessions, store, keep_seconds=3600, keep_keys_seconds=3600)
+    janitor = Janitor(sessions, store, keep=Retention(audio_seconds=3600), keep_keys_seconds=3600)
     put(store, ended_long_ago(sessions, make_job))
     janitor.run()
     janitor.run()

@@ -289,13 +289,24 @@ QUERIES: dict[str, tuple[str, Query]] = {
         with_job("failed", lambda s, job: dead_letters.resolve(s, [job.id], by=None, notes=None)),
     ),
     "janitor's look": (
-        "upload_kept",
+        "key_stored|key_age",
         lambda session, _: session.execute(
-            retention.EXPIRE, {"older_than": 86_400, "limit": 100}
+            retention.EXPIRE_AUDIO,
+            {"default": 86_400.0, "limit": 100, "input_faults": []},
         ).all(),
     ),
+    "janitor's old jobs": (
+        "key_age",
+        lambda session, _: session.execute(
+            retention.EXPIRED, {"default": 86_400.0, "limit": 100, "input_faults": []}
+        ).all(),
+    ),
+    "janitor's missing": (
+        "stored|pk",
+        lambda session, _: retention.should_be_stored(session, retention.ENDED, after=uuid7()),
+    ),
     "janitor's strays": (
-        "pk",
+        "pk|stored",
         lambda session, _: session.execute(retention.KNOWN, {"ids": [uuid7()]}).all(),
     ),
 }

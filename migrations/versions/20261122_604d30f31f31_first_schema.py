@@ -131,6 +131,8 @@ def upgrade() -> None:
     sa.Column('max_jobs_at_once', sa.Integer(), nullable=True),
     sa.Column('max_bytes_stored', sa.BigInteger(), nullable=True),
     sa.Column('weight', sa.REAL(), server_default=sa.text('1'), nullable=False),
+    sa.Column('audio_retention_seconds', sa.DOUBLE_PRECISION(), nullable=True),
+    sa.Column('transcript_retention_seconds', sa.DOUBLE_PRECISION(), nullable=True),
     sa.Column('may_use_high', sa.Boolean(), server_default=sa.text('true'), nullable=False),
     sa.Column('note', sa.Text(), nullable=True),
     sa.Column('created_at', postgresql.TIMESTAMP(timezone=True), server_default=sa.text('now()'), nullable=False),
@@ -139,6 +141,7 @@ def upgrade() -> None:
     sa.Column('last_used_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
     sa.CheckConstraint('num_nulls(previous_prefix, previous_sha256, previous_expires_at) IN (0, 3)', name=op.f('ck_api_keys_previous_is_whole')),
     sa.CheckConstraint('LEAST(max_requests, max_audio_seconds_per_hour, max_jobs_at_once, max_bytes_stored) >= 0', name=op.f('ck_api_keys_limits_not_negative')),
+    sa.CheckConstraint('LEAST(audio_retention_seconds, transcript_retention_seconds) >= 0', name=op.f('ck_api_keys_retention_not_negative')),
     sa.CheckConstraint('weight BETWEEN 0.01 AND 100', name=op.f('ck_api_keys_weight_in_bounds')),
     sa.ForeignKeyConstraint(['owner_id'], ['owners.id'], name=op.f('fk_api_keys_owner_id_owners')),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_api_keys')),
@@ -148,14 +151,15 @@ def upgrade() -> None:
     op.create_index(op.f('ix_api_keys_owner_id'), 'api_keys', ['owner_id'], unique=False)
     op.create_table('idempotency_keys',
     sa.Column('owner_id', sa.UUID(), nullable=False),
-    sa.Column('key', sa.Text(), nullable=False),
+    sa.Column('key_sha256', sa.LargeBinary(), nullable=False),
     sa.Column('fingerprint', sa.LargeBinary(), nullable=False),
     sa.Column('job_id', sa.UUID(), nullable=False),
     sa.Column('created_at', postgresql.TIMESTAMP(timezone=True), server_default=sa.text('now()'), nullable=False),
     sa.ForeignKeyConstraint(['owner_id'], ['owners.id'], name=op.f('fk_idempotency_keys_owner_id_owners')),
-    sa.PrimaryKeyConstraint('owner_id', 'key', name=op.f('pk_idempotency_keys'))
+    sa.PrimaryKeyConstraint('owner_id', 'key_sha256', name=op.f('pk_idempotency_keys'))
     )
     op.create_index(op.f('ix_idempotency_keys_created_at'), 'idempotency_keys', ['created_at'], unique=False)
+    op.create_index(op.f('ix_idempotency_keys_job_id'), 'idempotency_keys', ['job_id'], unique=False)
     op.create_table('request_counts',
     sa.Column('api_key_id', sa.UUID(), nullable=False),
     sa.Column('window_start', postgresql.TIMESTAMP(timezone=True), nullable=False),
@@ -163,15 +167,28 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['api_key_id'], ['api_keys.id'], name=op.f('fk_request_counts_api_key_id_api_keys'), ondelete='CASCADE'),
     sa.PrimaryKeyConstraint('api_key_id', 'window_start', name=op.f('pk_request_counts'))
     )
-    op.create_table('spent_audio',
-    sa.Column('job_id', sa.UUID(), nullable=False),
-    sa.Column('api_key_id', sa.UUID(), nullable=False),
+    op.create_table('deleted_jobs',
+    sa.Column('id', sa.UUID(), nullable=False),
+    sa.Column('owner_id', sa.UUID(), nullable=False),
+    sa.Column('api_key_id', sa.UUID(), nullable=True),
+    sa.Column('status', sa.Text(), nullable=False),
     sa.Column('submitted_at', postgresql.TIMESTAMP(timezone=True), nullable=False),
-    sa.Column('audio_seconds', sa.DOUBLE_PRECISION(), nullable=False),
-    sa.ForeignKeyConstraint(['api_key_id'], ['api_keys.id'], name=op.f('fk_spent_audio_api_key_id_api_keys'), ondelete='CASCADE'),
-    sa.PrimaryKeyConstraint('job_id', name=op.f('pk_spent_audio'))
+    sa.Column('started_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
+    sa.Column('ended_at', postgresql.TIMESTAMP(timezone=True), nullable=False),
+    sa.Column('deleted_at', postgresql.TIMESTAMP(timezone=True), server_default=sa.text('now()'), nullable=False),
+    sa.Column('deleted_by', sa.Text(), nullable=False),
+    sa.Column('audio_seconds', sa.DOUBLE_PRECISION(), nullable=True),
+    sa.Column('audio_estimated', sa.Boolean(), nullable=False),
+    sa.Column('upload_bytes', sa.BigInteger(), nullable=False),
+    sa.Column('segment_count', sa.Integer(), nullable=False),
+    sa.Column('word_count', sa.Integer(), nullable=False),
+    sa.CheckConstraint("status IN ('completed', 'failed', 'cancelled')", name=op.f('ck_deleted_jobs_status')),
+    sa.CheckConstraint("deleted_by IN ('client', 'admin', 'retention')", name=op.f('ck_deleted_jobs_deleted_by')),
+    sa.ForeignKeyConstraint(['api_key_id'], ['api_keys.id'], name=op.f('fk_deleted_jobs_api_key_id_api_keys'), ondelete='SET NULL'),
+    sa.ForeignKeyConstraint(['owner_id'], ['owners.id'], name=op.f('fk_deleted_jobs_owner_id_owners')),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_deleted_jobs'))
     )
-    op.create_index('ix_spent_audio_key_age', 'spent_audio', ['api_key_id', 'submitted_at'], unique=False)
+    op.create_index('ix_deleted_jobs_key_age', 'deleted_jobs', ['api_key_id', 'submitted_at'], unique=False)
     op.create_table('transcription_jobs',
     sa.Column('id', sa.UUID(), nullable=False),
     sa.Column('owner_id', sa.UUID(), nullable=False),
@@ -246,6 +263,7 @@ def upgrade() -> None:
     postgresql_with={'fillfactor': '80'}
     )
     op.create_index('ix_transcription_jobs_key_age', 'transcription_jobs', ['api_key_id', 'created_at'], unique=False)
+    op.create_index('ix_transcription_jobs_stored', 'transcription_jobs', ['id'], unique=False, postgresql_where=sa.text('upload_deleted_at IS NULL'))
     op.create_index('ix_transcription_jobs_key_stored', 'transcription_jobs', ['api_key_id'], unique=False, postgresql_include=['upload_bytes'], postgresql_where=sa.text('upload_deleted_at IS NULL'))
     op.create_index('ix_transcription_jobs_lane', 'transcription_jobs', ['lane', 'not_before', 'id'], unique=False, postgresql_where=sa.text("status = 'pending'"))
     op.create_index('ix_transcription_jobs_key_lane', 'transcription_jobs', ['api_key_id', 'lane', 'not_before', 'id'], unique=False, postgresql_include=['audio_seconds'], postgresql_where=sa.text("status = 'pending'"))
@@ -333,15 +351,17 @@ def downgrade() -> None:
     op.drop_index('ix_transcription_jobs_owner_status_age', table_name='transcription_jobs')
     op.drop_index('ix_transcription_jobs_owner_age', table_name='transcription_jobs')
     op.drop_index('ix_transcription_jobs_unprobed', table_name='transcription_jobs', postgresql_where=sa.text("status = 'pending' AND probed_at IS NULL"))
+    op.drop_index('ix_transcription_jobs_stored', table_name='transcription_jobs', postgresql_where=sa.text('upload_deleted_at IS NULL'))
     op.drop_index('ix_transcription_jobs_key_stored', table_name='transcription_jobs', postgresql_where=sa.text('upload_deleted_at IS NULL'))
     op.drop_index('ix_transcription_jobs_key_lane', table_name='transcription_jobs', postgresql_where=sa.text("status = 'pending'"))
     op.drop_index('ix_transcription_jobs_key_age', table_name='transcription_jobs')
     op.drop_index('ix_transcription_jobs_lane', table_name='transcription_jobs', postgresql_where=sa.text("status = 'pending'"))
     op.drop_table('transcription_jobs')
+    op.drop_index(op.f('ix_idempotency_keys_job_id'), table_name='idempotency_keys')
     op.drop_index(op.f('ix_idempotency_keys_created_at'), table_name='idempotency_keys')
     op.drop_table('idempotency_keys')
-    op.drop_index('ix_spent_audio_key_age', table_name='spent_audio')
-    op.drop_table('spent_audio')
+    op.drop_index('ix_deleted_jobs_key_age', table_name='deleted_jobs')
+    op.drop_table('deleted_jobs')
     op.drop_table('request_counts')
     op.drop_index(op.f('ix_api_keys_owner_id'), table_name='api_keys')
     op.drop_table('api_keys')

@@ -365,11 +365,35 @@ def test_a_worker_loses_a_job_that_is_deleted(client, alice, jobs, sessions):
         lifecycle.complete(session, lease, TRANSCRIPT, lifecycle.Outcome(model_used="m"))
 
 
-def test_what_is_deleted_is_not_there(client, alice, jobs):
-    job_id = jobs.submit()
+def test_what_is_deleted_is_told_its_owner_to_be_gone_whatever_is_asked(client, alice, jobs):
+    job_id = jobs.completed()
     client.delete(f"/jobs/{job_id}", headers=alice)
+    paths = ("", "/result", "/audio")
+    answers = [client.get(f"/jobs/{job_id}{path}", headers=alice) for path in paths]
+    answers.append(client.delete(f"/jobs/{job_id}", headers=alice))
 
-    assert client.delete(f"/jobs/{job_id}", headers=alice).status_code == 404
+    told = {(answer.status_code, answer.json()["code"]) for answer in answers}
+    assert told == {(410, "job_deleted")}
+    assert answers[0].json()["deleted_by"] == "client"
+
+
+@pytest.mark.security("access", "asking after a job that somebody else deleted")
+def test_a_job_that_was_deleted_is_nothing_to_strangers(client, alice, make_key, jobs):
+    job_id = jobs.completed()
+    client.delete(f"/jobs/{job_id}", headers=alice)
+    stranger = make_key("mallory")
+
+    answer = client.get(f"/jobs/{job_id}", headers=stranger).json()
+    nobodys = client.get(f"/jobs/{uuid.uuid4()}", headers=stranger).json()
+    assert (answer["status"], answer["code"]) == (404, "not_found")
+    assert answer.keys() == nobodys.keys()
+
+
+def test_a_job_that_an_operator_deleted_says_so(client, alice, make_key, jobs):
+    job_id = jobs.completed()
+    client.delete(f"/jobs/{job_id}", headers=make_key("boss", scopes=["admin", "jobs:delete"]))
+
+    assert client.get(f"/jobs/{job_id}", headers=alice).json()["deleted_by"] == "admin"
 
 
 def test_a_random_id_is_nobodys_job(client, alice):

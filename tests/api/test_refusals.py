@@ -185,6 +185,12 @@ def deleted_meanwhile(attempt: Attempt) -> httpx2.Response:
     return attempt.call(more={"Idempotency-Key": "one"})
 
 
+def deleted(attempt: Attempt) -> httpx2.Response:
+    job_id = attempt.jobs.completed()
+    attempt.client.delete(f"/jobs/{job_id}", headers=attempt.key)
+    return attempt.on(job_id)
+
+
 def half_upload(attempt: Attempt) -> httpx2.Response:
     return attempt.by_hand(request(length(MB), key=attempt.key), HEAD + b"x")
 
@@ -226,6 +232,7 @@ WAYS: Final[dict[int, Way]] = {
     403: no_scope,
     404: nobodys,
     409: wrong_state,
+    410: deleted,
     422: twice,
     429: too_often,
     503: no_database,

@@ -30,12 +30,13 @@ def test_everybody_is_told_the_limits(limited):
         "max_upload_bytes": 2**20,
         "max_audio_seconds": 6 * 3600.0,
         "queued_audio_seconds": None,
-        "upload_retention_hours": 168.0,
+        "audio_retention_seconds": 7 * 86_400.0,
+        "transcript_retention_seconds": None,
     }
 
 
 def test_what_is_not_limited_is_null(make_settings):
-    settings = make_settings(rate_limit_enabled=False, upload_retention_hours=0)
+    settings = make_settings(rate_limit_enabled=False, audio_retention="forever")
     with TestClient(create_app(settings)) as client:
         told = client.get("/limits").json()
 

@@ -7,16 +7,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session, sessionmaker
 from uuid_utils.compat import uuid7
 
+import keys
 from errors import StorageUnavailable, UploadMissing
+from janitor import FIRST, Janitor
 from jobs import dead_letters, lifecycle, retention
 from jobs.lifecycle import Redrive
-from jobs.retention import ORPHAN_SECONDS
+from jobs.retention import ORPHAN_SECONDS, TOO_MANY, Retention
 from jobs.uploads import UploadStore
-from models import TranscriptionJob
+from keys import Grant
+from models import DeletedJob, ErrorLog, TranscriptionJob
 from tests.jobs.conftest import MakeJob, read
 
 Sessions = sessionmaker[Session]
@@ -46,14 +49,23 @@ def is_there(store: UploadStore, job_id: uuid.UUID) -> bool:
         return False
 
 
-def end_long_ago(sessions: Sessions, job_id: uuid.UUID) -> None:
+def change(sessions: Sessions, job_id: uuid.UUID, values: str) -> None:
     with sessions.begin() as session:
-        session.get_one(TranscriptionJob, job_id).completed_at = text("now() - interval '8 d'")  # type: ignore[assignment]
+        statement = text(f"UPDATE transcription_jobs SET {values} WHERE id = :id")
+        session.execute(statement, {"id": job_id})
+
+
+def end_long_ago(sessions: Sessions, job_id: uuid.UUID) -> None:
+    change(
+        sessions,
+        job_id,
+        "created_at = now() - interval '9 d', completed_at = now() - interval '8 d'",
+    )
 
 
 def purge(sessions: Sessions, store: UploadStore) -> int:
     with sessions.begin() as session:
-        return retention.purge_uploads(session, store, older_than_seconds=WEEK)
+        return retention.purge_uploads(session, store, keep_seconds=WEEK)
 
 
 def orphans(sessions: Sessions, store: UploadStore) -> set[uuid.UUID]:
@@ -65,7 +77,7 @@ def orphans(sessions: Sessions, store: UploadStore) -> set[uuid.UUID]:
 # Uploads of jobs that ended
 
 
-@pytest.mark.parametrize("status", FINAL)
+@pytest.mark.parametrize("status", ["completed", "cancelled"])
 def test_the_upload_of_a_job_that_ended_long_ago_is_deleted(
     status: str, make_job: MakeJob, sessions: Sessions, store: UploadStore
 ) -> None:
@@ -121,15 +133,136 @@ def test_the_upload_of_a_released_job_is_kept_as_if_it_had_just_ended(
     job = make_job("failed")
     put(store, job.id)
     end_long_ago(sessions, job.id)
+    change(sessions, job.id, "failure_reason = 'not_audio'")
     with sessions.begin() as session:
         dead_letters.quarantine(session, job.id, by=None)
         dead_letters.release(session, job.id)
     at_once = purge(sessions, store)
-    with sessions.begin() as session:
-        session.get_one(TranscriptionJob, job.id).released_at = text("now() - interval '8 d'")  # type: ignore[assignment]
+    change(sessions, job.id, "released_at = now() - interval '8 d'")
     later = purge(sessions, store)
 
     assert (at_once, later) == (0, 1)
+
+
+def resolve(sessions: Sessions, job_id: uuid.UUID) -> None:
+    with sessions.begin() as session:
+        assert dead_letters.resolve(session, [job_id], by=None, notes=None)
+
+
+def test_the_upload_of_a_failure_is_kept_until_it_is_resolved_and_so_long_after(
+    make_job: MakeJob, sessions: Sessions, store: UploadStore
+) -> None:
+    job = make_job("failed")
+    put(store, job.id)
+    end_long_ago(sessions, job.id)
+    unresolved = purge(sessions, store)
+    resolve(sessions, job.id)
+    at_once = purge(sessions, store)
+    change(sessions, job.id, "resolved_at = now() - interval '8 d'")
+
+    assert (unresolved, at_once, purge(sessions, store)) == (0, 0, 1)
+    assert not is_there(store, job.id)
+
+
+def test_the_upload_of_a_failure_that_lies_in_the_input_waits_for_nobody(
+    make_job: MakeJob, sessions: Sessions, store: UploadStore
+) -> None:
+    job = make_job("failed")
+    end_long_ago(sessions, job.id)
+    change(sessions, job.id, "failure_reason = 'not_audio'")
+
+    assert purge(sessions, store) == 1
+
+
+# What keys say for themselves
+
+
+def own_key(sessions: Sessions, job_id: uuid.UUID, **values: float) -> uuid.UUID:
+    with sessions.begin() as session:
+        key = keys.create(session, Grant(owner="alice", **values))[1]  # type: ignore[arg-type]
+        session.get_one(TranscriptionJob, job_id).api_key_id = key.id
+        return key.id
+
+
+@pytest.mark.parametrize(
+    ("own", "service", "deleted"),
+    [(30 * 86_400.0, WEEK, 0), (86_400.0, 0.0, 1), (0.0, WEEK, 0), (86_400.0, 4 * WEEK, 1)],
+)
+def test_a_keys_own_retention_wins(
+    own: float,
+    service: float,
+    deleted: int,
+    make_job: MakeJob,
+    sessions: Sessions,
+    store: UploadStore,
+) -> None:
+    job = make_job("completed")
+    end_long_ago(sessions, job.id)
+    own_key(sessions, job.id, audio_retention_seconds=own, transcript_retention_seconds=own)
+    with sessions.begin() as session:
+        audio = retention.purge_uploads(session, store, keep_seconds=service)
+        jobs = retention.purge_jobs(session, store, keep_seconds=service)
+
+    assert (audio, jobs) == (deleted, deleted)
+
+
+def test_what_a_key_says_now_holds_for_what_it_submitted_before(
+    make_job: MakeJob, sessions: Sessions, store: UploadStore
+) -> None:
+    job = make_job("completed")
+    end_long_ago(sessions, job.id)
+    key_id = own_key(sessions, job.id, audio_retention_seconds=0.0)
+    before = purge(sessions, store)
+    with sessions.begin() as session:
+        keys.change(session, keys.find(session, key_id), {"audio_retention_seconds": 60.0})
+
+    assert (before, purge(sessions, store)) == (0, 1)
+
+
+# Jobs whose transcript's time is over
+
+
+def purge_jobs(sessions: Sessions, store: UploadStore, keep_seconds: float = WEEK) -> int:
+    with sessions.begin() as session:
+        return retention.purge_jobs(session, store, keep_seconds=keep_seconds)
+
+
+def test_a_job_whose_time_is_over_goes_whole_and_leaves_figures(
+    make_job: MakeJob, sessions: Sessions, store: UploadStore
+) -> None:
+    job = make_job("completed")
+    put(store, job.id)
+    end_long_ago(sessions, job.id)
+
+    assert purge_jobs(sessions, store) == 1
+    assert not is_there(store, job.id)
+    with sessions() as session:
+        assert session.get(TranscriptionJob, job.id) is None
+        left = session.get_one(DeletedJob, job.id)
+    assert (left.status, left.deleted_by) == ("completed", "retention")
+    assert left.upload_bytes == job.upload_bytes
+
+
+@pytest.mark.parametrize(
+    ("status", "keep_seconds"), [("completed", 0.0), ("completed", 4 * WEEK), ("failed", WEEK)]
+)
+def test_a_job_that_is_kept_for_ever_or_longer_or_waits_for_somebody_stays(
+    status: str, keep_seconds: float, make_job: MakeJob, sessions: Sessions, store: UploadStore
+) -> None:
+    end_long_ago(sessions, make_job(status).id)
+
+    assert purge_jobs(sessions, store, keep_seconds) == 0
+
+
+def test_of_two_processes_that_delete_each_job_is_deleted_by_one(
+    make_job: MakeJob, sessions: Sessions, store: UploadStore
+) -> None:
+    for _ in range(20):
+        end_long_ago(sessions, make_job("completed").id)
+    with ThreadPoolExecutor(2) as executor:
+        counts = executor.map(lambda _: purge_jobs(sessions, store), range(2))
+
+    assert sum(counts) == 20
 
 
 def test_an_upload_is_deleted_once(
@@ -160,6 +293,7 @@ def test_a_job_that_is_being_redriven_keeps_its_upload(
     job = make_job("failed")
     put(store, job.id)
     end_long_ago(sessions, job.id)
+    change(sessions, job.id, "resolved_at = now() - interval '8 d'")
     with sessions.begin() as session:
         assert lifecycle.redrive(session, [job.id], Redrive(max_attempts=3))
         assert purge(sessions, store) == 0
@@ -179,12 +313,73 @@ def test_of_purge_and_redrive_one_wins_and_the_file_says_which(
         job = make_job("failed")
         put(store, job.id)
         end_long_ago(sessions, job.id)
+        change(sessions, job.id, "resolved_at = now() - interval '8 d'")
         with ThreadPoolExecutor(2) as executor:
             purged = executor.submit(purge, sessions, store)
             redriven = executor.submit(redrive, job.id)
 
         assert is_there(store, job.id) is redriven.result()
         assert purged.result() == (0 if redriven.result() else 1)
+
+
+# Rows whose upload is gone
+
+
+def look(sessions: Sessions, store: UploadStore) -> None:
+    Janitor(sessions, store, keep=Retention(), keep_keys_seconds=60).run()
+
+
+def test_a_job_that_waits_for_an_upload_that_is_gone_fails_before_anybody_begins_it(
+    make_job: MakeJob, sessions: Sessions, store: UploadStore
+) -> None:
+    gone, there, just_now = make_job("pending"), make_job("pending"), make_job("pending")
+    for job in (gone, there):
+        change(sessions, job.id, "created_at = now() - interval '1 h'")
+    put(store, there.id)
+    look(sessions, store)
+
+    failed = read(sessions, gone.id)
+    assert (failed.status, failed.failure_reason) == ("failed", "upload_missing")
+    assert [read(sessions, job.id).status for job in (there, just_now)] == ["pending", "pending"]
+    with sessions() as session:
+        codes = session.scalars(select(ErrorLog.error_code).where(ErrorLog.job_id == gone.id))
+        assert codes.all() == ["upload_missing"]
+
+
+def test_a_job_that_has_ended_says_that_its_upload_is_gone(
+    make_job: MakeJob, sessions: Sessions, store: UploadStore
+) -> None:
+    ended, failed = make_job("completed"), make_job("failed")
+    for job in (ended, failed):
+        change(sessions, job.id, "created_at = now() - interval '1 h'")
+    look(sessions, store)
+
+    assert read(sessions, ended.id).upload_deleted_at is not None
+    # which may be put back and sent round again
+    assert read(sessions, failed.id).upload_deleted_at is None
+
+
+def test_where_no_upload_is_there_at_all_nothing_is_said_to_be_gone(
+    make_job: MakeJob, sessions: Sessions, store: UploadStore
+) -> None:
+    jobs = [make_job("pending") for _ in range(TOO_MANY)]
+    for job in jobs:
+        change(sessions, job.id, "created_at = now() - interval '1 h'")
+    look(sessions, store)
+
+    assert {read(sessions, job.id).status for job in jobs} == {"pending"}
+
+
+def test_rows_are_gone_through_in_batches_and_from_the_first_again(
+    make_job: MakeJob, sessions: Sessions, store: UploadStore
+) -> None:
+    ids = [make_job("completed").id for _ in range(3)]
+    with sessions.begin() as session:
+        session.execute(text("UPDATE transcription_jobs SET created_at = now() - interval '1 h'"))
+        first = retention.should_be_stored(session, retention.ENDED, after=FIRST, limit=2)
+        rest = retention.should_be_stored(session, retention.ENDED, after=first[-1], limit=2)
+
+    assert [*first, *rest] == sorted(ids)
 
 
 # Uploads that no job has

@@ -129,7 +129,7 @@ def test_the_upload_of_a_cancelled_job_is_deleted_when_its_time_is_over(
     job_id = stack.submit(SHORT)
     cancel(client, job_id)
     kept = stack.uploads.path(job_id).exists()
-    stack.maintenance(UPLOAD_RETENTION_HOURS="0.000001")
+    stack.maintenance(AUDIO_RETENTION="0.001s")
     wait_for(lambda: stack.job(job_id).upload_deleted_at, "its time is over")
 
     assert kept

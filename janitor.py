@@ -1,0 +1,139 @@
+"""The rounds that delete what nobody needs any more, and set right what rows and files differ in.
+
+A round does a bounded number of each, and says in the log what it did.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable
+from typing import Final
+
+from sqlalchemy import TextClause
+from sqlalchemy.orm import Session
+
+import request_counts
+from database import Sessions, get_db_session
+from jobs import lifecycle, retention, submissions, workers
+from jobs.retention import DELETE_BATCH, TOO_MANY, Retention
+from jobs.uploads import UploadStore
+
+logger = logging.getLogger(__name__)
+
+#: Batches of one kind that a round deletes at most.
+BATCHES: Final = 100
+#: Batches of rows whose files are looked for in a round.
+LOOKS: Final = 4
+FIRST: Final = uuid.UUID(int=0)
+
+Purge = Callable[..., int]
+Note = Callable[[Session, list[uuid.UUID]], int]
+
+
+class Janitor:
+    """Deletes uploads and jobs whose time is over, orphans, and rows of no use any more."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        uploads: UploadStore,
+        *,
+        keep: Retention,
+        keep_keys_seconds: float,
+    ) -> None:
+        self._sessions = sessions
+        self._uploads = uploads
+        self._keep = keep
+        self._keep_keys_seconds = keep_keys_seconds
+        #: Uploads that no job had when we last looked.
+        self._orphans: set[uuid.UUID] = set()
+        self._waiting = Missing(retention.WAITING, lifecycle.lose, sessions, uploads)
+        self._ended = Missing(retention.ENDED, retention.note_gone, sessions, uploads)
+
+    def run(self) -> None:
+        """One round.
+
+        Raises:
+            DatabaseUnavailable, StorageUnavailable: Try again later.
+        """
+        with get_db_session(self._sessions) as session:
+            workers.forget_silent(session)
+            submissions.forget(session, keep_seconds=self._keep_keys_seconds)
+            request_counts.forget_old(session)
+        jobs = self._purge(retention.purge_jobs, self._keep.transcript_seconds)
+        if jobs:
+            logger.info("jobs deleted", extra={"jobs": jobs})
+        purged = self._purge(retention.purge_uploads, self._keep.audio_seconds)
+        orphans = self._delete_orphans()
+        swept = self._uploads.sweep()
+        if purged or orphans or swept:
+            logger.info(
+                "uploads deleted", extra={"old": purged, "orphans": orphans, "unfinished": swept}
+            )
+        lost, gone = self._waiting.look(), self._ended.look()
+        if lost or gone:
+            logger.warning("uploads are missing", extra={"failed": lost, "ended": gone})
+
+    def _purge(self, purge: Purge, keep_seconds: float) -> int:
+        """Delete until nothing is left to delete, or it is enough for a round."""
+        total = 0
+        for _ in range(BATCHES):
+            with get_db_session(self._sessions) as session:
+                purged = purge(session, self._uploads, keep_seconds=keep_seconds)
+            total += purged
+            if purged < DELETE_BATCH:
+                break
+        return total
+
+    def _delete_orphans(self) -> int:
+        """Delete the uploads that nobody had in the last round either; returns how many.
+
+        One look is not enough: a clock that is set forward makes an upload look old whose row is
+        just being written.
+        """
+        found: set[uuid.UUID] = set()
+        for job_ids in retention.stored_long_ago(self._uploads):
+            # a transaction each: walking the folder may take longer than one may stand idle
+            with get_db_session(self._sessions) as session:
+                found |= retention.orphans(session, job_ids)
+        again = found & self._orphans
+        for job_id in again:
+            self._uploads.delete(job_id)
+        self._orphans = found - again
+        return len(again)
+
+
+class Missing:
+    """Looks for the uploads of jobs, some in each round and then from the first again."""
+
+    def __init__(
+        self, which: TextClause, note: Note, sessions: Sessions, uploads: UploadStore
+    ) -> None:
+        self._which = which
+        self._note = note
+        self._sessions = sessions
+        self._uploads = uploads
+        self._place = FIRST
+
+    def look(self) -> int:
+        """Note what is missing; returns of how many jobs."""
+        noted = 0
+        for _ in range(LOOKS):
+            noted += self._look()
+            if self._place == FIRST:
+                break
+        return noted
+
+    def _look(self) -> int:
+        with get_db_session(self._sessions) as session:
+            ids = retention.should_be_stored(session, self._which, after=self._place)
+        self._place = ids[-1] if ids else FIRST
+        missing = retention.missing(self._uploads, ids)
+        if not missing:
+            return 0
+        if len(missing) == len(ids) >= TOO_MANY:
+            logger.error("no upload is where it should be", extra={"looked_for": len(ids)})
+            return 0
+        with get_db_session(self._sessions) as session:
+            return self._note(session, missing)
