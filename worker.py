@@ -29,13 +29,13 @@ from celery.worker import state
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-import machine
+import model_setup
 import tasks
 from attempts import Workbench
 from celery_app import DLQ, Doorbell, make_celery, make_redis, send
 from config import PROJECT_DIR, VERSION, Settings
 from database import Sessions, get_db_session, make_engine, make_sessions
-from errors import LeaseLost, ModelUnavailable, ServiceError, SettingsError, Stalled, UnknownModel
+from errors import LeaseLost, ModelUnavailable, ServiceError, SettingsError, Stalled
 from jobs import lifecycle, workers
 from jobs.leases import Hold, LeaseKeeper
 from jobs.lifecycle import Failure, Lease
@@ -43,12 +43,11 @@ from jobs.uploads import UploadStore
 from jobs.workers import WorkerState
 from lookout import Lookout, attach
 from maintenance import make_loops
-from model_pool import ModelPool, PoolLimits
 from retries import policy_of
 from solo import Solo, serve
 from speech import audio, engines
 from speech.audio import Decoded
-from speech.engines import Engine, ModelKey, ModelStore, catalogue, fitting
+from speech.engines import Engine, ModelKey
 from telemetry import configure_logging
 
 logger = logging.getLogger(__name__)
@@ -60,8 +59,6 @@ EXIT_SECONDS: Final = 10.0
 POLL_SECONDS: Final = 0.2
 #: Exit status of a worker that gave up on a thread; whoever supervises it starts a new one.
 EXIT_STALLED: Final = 70
-#: Share of the memory that there is that models may take, unless MODEL_POOL_MEMORY_MB says.
-MEMORY_SHARE: Final = 0.75
 #: The child that a suspect runs in.
 SOLO: Final = (sys.executable, str(PROJECT_DIR / "worker.py"), "--role", "solo")
 
@@ -94,7 +91,7 @@ class ModelWorker:
         self.left = threading.Event()
         self.sessions = make_sessions(make_engine(settings, name="worker"))
         beats = make_sessions(make_engine(settings, pooled=False, name="heartbeat"))
-        self.pool = make_pool(settings, load or make_loader(settings))
+        self.pool = model_setup.make_pool(settings, load or model_setup.make_loader(settings))
         self.keeper = LeaseKeeper(
             beats,
             heartbeat_seconds=settings.heartbeat_seconds,
@@ -113,8 +110,8 @@ class ModelWorker:
             doorbell=Doorbell.of(
                 app, make_redis(settings), budget_seconds=settings.publish_budget_ms / 1000
             ),
-            key_of=functools.partial(model_key, settings),
-            fetch=functools.partial(_fetch, make_store(settings)),
+            key_of=functools.partial(model_setup.model_key, settings),
+            fetch=model_setup.make_fetch(settings),
             pause=self.ended.wait,
             decode=decode,
         )
@@ -274,102 +271,12 @@ class Maintenance:
             self.ended.wait(self._settings.heartbeat_seconds)
 
 
-def model_key(settings: Settings, engine: str, model: str) -> ModelKey:
-    """The model that an engine's and a model's name mean on this machine.
-
-    Raises:
-        UnknownModel, SettingsError: There is none.
-    """
-    if engine not in catalogue.ENGINES:
-        raise UnknownModel(f"There is no engine named {engine[:64]!r}.")
-    hardware = _hardware(engine)
-    # a job may ask for another engine than the one that device and type were set for
-    strict = engine == settings.whisper_engine
-    device = fitting.resolve_device(settings.whisper_device, hardware, engine=engine, strict=strict)
-    compute_type = fitting.resolve_compute_type(
-        settings.whisper_compute_type,
-        engine=engine,
-        device=device,
-        hardware=hardware,
-        fp16=settings.whisper_fp16,
-        strict=strict,
-    )
-    return ModelKey(engine, catalogue.resolve(model).name, device, compute_type)
-
-
-@functools.cache
-def _hardware(engine: str) -> fitting.Hardware:
-    return engines.hardware(engine)
-
-
-def require_model(settings: Settings) -> None:
-    """Check the default model's name before anything starts.
-
-    Raises:
-        SettingsError: There is no such model.
-    """
-    try:
-        catalogue.resolve(settings.whisper_model_size)
-    except UnknownModel as error:
-        allowed = ", ".join(catalogue.NAMES)
-        raise SettingsError(
-            f"WHISPER_MODEL_SIZE={settings.whisper_model_size}: Input should be one of {allowed}"
-        ) from error
-
-
-def make_store(settings: Settings) -> ModelStore:
-    return ModelStore(
-        settings.models_path,
-        download_allowed=settings.model_download,
-        base_url=settings.model_base_url,
-    )
-
-
 def make_uploads(settings: Settings) -> UploadStore:
     return UploadStore(
         settings.uploads_path,
         max_bytes=settings.max_upload_bytes,
         min_free_bytes=settings.min_free_bytes,
     )
-
-
-def make_loader(settings: Settings) -> Callable[[ModelKey], Engine]:
-    store = make_store(settings)
-
-    def load(key: ModelKey) -> Engine:
-        threads, workers = share_cores(settings, key.engine)
-        return engines.load(key, store, threads=threads, workers=workers)
-
-    return load
-
-
-def share_cores(settings: Settings, engine: str) -> tuple[int, int]:
-    """How many threads each window, or batch of windows, gets, and how many are done at a time."""
-    cores, jobs = machine.cpu_count(), settings.celery_concurrency
-    if engine == catalogue.BATCH_WHISPER:
-        # jobs share batches, so that their number and that of batches have nothing to do with
-        # each other; a batch on one core each is done with less waiting than one on all of them
-        threads = settings.whisper_threads or 1
-        return threads, max(1, cores // threads)
-    return settings.whisper_threads or max(1, cores // jobs), jobs
-
-
-def make_pool(settings: Settings, load: Callable[[ModelKey], Engine]) -> ModelPool:
-    asked = settings.model_pool_memory_mb * 2**20
-    limits = PoolLimits(
-        max_models=settings.model_pool_max_size,
-        max_instances=settings.model_pool_size,
-        # unless told, a GPU is filled until it says that it is full
-        max_bytes=dict.fromkeys(("cpu", "cuda", "mps"), asked)
-        if asked
-        else {"cpu": int(MEMORY_SHARE * machine.memory_bytes())},
-        idle_seconds=settings.model_idle_seconds,
-    )
-    return ModelPool(limits, load=load)
-
-
-def _fetch(store: ModelStore, key: ModelKey, progress: Callable[[int, int | None], None]) -> object:
-    return engines.fetch(key, store, progress=progress)
 
 
 def touch_alive(settings: Settings) -> None:
@@ -400,13 +307,13 @@ def wait_for_model(settings: Settings) -> None:
 
     For workers without a way out, whose models another process brings.
     """
-    key = model_key(settings, settings.whisper_engine, settings.whisper_model_size)
+    key = model_setup.model_key(settings, settings.whisper_engine, settings.whisper_model_size)
     until = time.monotonic() + settings.model_wait_seconds
     said = False
     while time.monotonic() < until:
         touch_alive(settings)
         try:
-            engines.fetch(key, make_store(settings))
+            engines.fetch(key, model_setup.make_store(settings))
         except ModelUnavailable:
             if not said:
                 logger.info("waiting for the model", extra={"model": str(key)})
@@ -420,7 +327,7 @@ def run_solo(settings: Settings, load: Callable[[ModelKey], Engine]) -> None:
     """Be the child that a suspect runs in: answers go where standard output went."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print is no answer
-    serve(make_pool(settings, load).borrow, sys.stdin, answers)
+    serve(model_setup.make_pool(settings, load).borrow, sys.stdin, answers)
 
 
 def run(app: Celery, process: ModelWorker | Maintenance, queues: Sequence[str], slots: int) -> None:
@@ -464,10 +371,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     role = parser.parse_args(arguments).role
     try:
         settings = Settings.from_env()
-        require_model(settings)
+        model_setup.require_model(settings)
         configure_logging(settings.log_level, settings.log_format, secrets=settings.secrets())
         if role == "solo":
-            run_solo(settings, make_loader(settings))
+            run_solo(settings, model_setup.make_loader(settings))
             return
         app = make_celery(settings)
         if role == "maintenance":

@@ -1,4 +1,4 @@
-"""``python -m bench [submit] [overhead] [leases] [memory] [engines]``: all of them, unless some are named."""
+"""``python -m bench`` runs all benches, or those that are named: ``submit engines``."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from typing import IO, Any, Final
 
 from sqlalchemy import event
 
+import model_setup
 import tasks
 import worker
 from attempts import Workbench
@@ -59,7 +60,7 @@ def null_models() -> frozenset[str]:
 
 
 def make_loader(settings: Settings, ledger: Ledger) -> Callable[[ModelKey], Engine]:
-    load = worker.make_loader(settings)
+    load = model_setup.make_loader(settings)
     null = null_models()
 
     def load_faulty(key: ModelKey) -> Engine:

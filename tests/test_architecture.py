@@ -39,7 +39,16 @@ ROWS = (
         "request_counts",
         "solo",
     },
-    {"api", "attempts", "auditor", "janitor", "tasks", "maintenance", "reaper"},
+    {
+        "api",
+        "attempts",
+        "auditor",
+        "janitor",
+        "maintenance",
+        "model_setup",
+        "reaper",
+        "tasks",
+    },
     {"app", "cli", "commands", "migrations", "serve", "welcome", "worker"},  # entry points
     {"rig"},  # what tools and tests share
     {"bench", "compose", "locks", "soak", "training"},  # tools beside the service
