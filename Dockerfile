@@ -6,9 +6,11 @@ FROM ${PYTHON_IMAGE} AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=/app PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_PYTHON=/opt/venv/bin/python
 # State has its folders here, so that fresh volumes belong to who writes to them.
-RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin app \
+RUN groupadd --gid 10001 app \
+ && useradd --uid 10001 --gid 10001 --create-home --shell /usr/sbin/nologin app \
  && mkdir -p /data/state /data/uploads /data/models /data/scratch \
- && chown -R app:app /data
+      /secrets/app /secrets/postgres /secrets/redis /secrets/flower \
+ && chown -R app:app /data /secrets
 ENV STATE_DIR=/data/state UPLOAD_DIR=/data/uploads MODEL_CACHE_DIR=/data/models \
     SCRATCH_DIR=/data/scratch HOST=0.0.0.0
 WORKDIR /app
@@ -36,12 +38,12 @@ ENV NUMBA_CACHE_DIR=/tmp/numba
 
 FROM web-packages AS web
 COPY . .
-USER app
+USER 10001:10001
 EXPOSE 8000
 CMD ["python", "app.py"]
 
 FROM worker-packages AS worker
 COPY . .
-USER app
+USER 10001:10001
 STOPSIGNAL SIGTERM
 CMD ["python", "worker.py"]

@@ -122,8 +122,8 @@ class Settings(BaseSettings):
     )
 
     # Web
-    host: str = Field("127.0.0.1", description="Address that the web process listens on")
-    port: int = Field(8000, ge=1, le=65535, description="Port that the web process listens on")
+    host: str = Field("127.0.0.1", description="Address that the service listens on")
+    port: int = Field(8000, ge=1, le=65535, description="Port that the service listens on")
     auth_required: bool = Field(True, description="Whether every call needs an API key")
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="Keys entered at start with every scope, separated by commas"
@@ -136,7 +136,8 @@ class Settings(BaseSettings):
     )
     trusted_proxies: Names = Field(
         ("127.0.0.1", "::1"),
-        description="Addresses and networks of proxies, whose word on clients is taken",
+        description="Addresses and networks of proxies, whose word on clients is taken;"
+        " with Compose of those in front of its own",
     )
     force_https: bool = Field(
         False, description="Refuse plain HTTP; redirect what has no key and only reads"
@@ -339,6 +340,15 @@ class Settings(BaseSettings):
     )
     log_format: Literal["human", "json"] = Field("human", description="Form of a log line")
     flower_port: int = Field(5555, ge=1, le=65535, description="Compose only: Flower's port")
+    worker_memory: str = Field(
+        "16g", description="Compose only: memory of one worker, models included"
+    )
+    door_network: str = Field(
+        "10.213.87", description="Compose only: first three numbers of a private network to use"
+    )
+    domain: str | None = Field(
+        None, description="Compose with docker-compose.https.yml only: the name to serve HTTPS for"
+    )
     flower_password: SecretStr | None = Field(
         None, description="Compose only: password of Flower's user `admin`; made at first start"
     )

@@ -1,6 +1,7 @@
 """What this process may use of the machine: in a container that is less than there is.
 
-Source: Linux, Documentation/admin-guide/cgroup-v2.rst.
+Source: Linux, Documentation/admin-guide/cgroup-v2.rst, and cgroup-v1/memory.rst, which older
+machines and container engines still have.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ UNLIMITED: Final = "max"
 def memory_bytes(cgroup: Path = CGROUP) -> int:
     """The machine's memory, or the container's share of it."""
     total = int(psutil.virtual_memory().total)
-    limit = _read(cgroup / "memory.max")
+    limit = _read(cgroup / "memory.max") or _read(cgroup / "memory/memory.limit_in_bytes")
     return min(total, int(limit[0])) if limit else total
 
 

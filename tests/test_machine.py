@@ -23,6 +23,16 @@ def test_memory_is_the_lesser_limit(written: str | None, bytes_: int, tmp_path: 
     assert machine.memory_bytes(tmp_path) == bytes_
 
 
+@pytest.mark.parametrize(("written", "bytes_"), [("1073741824\n", 2**30), (f"{2**62}\n", TOTAL)])
+def test_memory_is_the_lesser_limit_on_an_older_machine(
+    written: str, bytes_: int, tmp_path: Path
+) -> None:
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory/memory.limit_in_bytes").write_text(written)
+
+    assert machine.memory_bytes(tmp_path) == bytes_
+
+
 @pytest.mark.parametrize(
     ("written", "cores"),
     [

@@ -2,7 +2,7 @@
 
 import json
 import os
-import shutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +11,12 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]  # uvicorn brings it, without types
 
+from api.errors import HTTP_CODES, RETRY_AFTER
+from api.middleware import SECURITY_HEADERS
+from api.multipart import MAX_OVERHEAD_BYTES
 from config import Settings
+from errors import TooManyConnections, UploadTooLarge
+from tests.compose.files import BASE, composed
 from tests.recordings import PROJECT_DIR
 
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(
@@ -28,24 +33,6 @@ def environment(service: str) -> dict[str, str | None]:
     return found
 
 
-def composed(**variables: str) -> dict[str, Any]:
-    """The services as Compose understands them, with variables in the shell that starts it."""
-    if shutil.which("docker") is None:
-        pytest.skip("no Docker command line")
-    done = subprocess.run(
-        ["docker", "compose", "config", "--format", "json"],
-        cwd=PROJECT_DIR,
-        env={"PATH": os.environ["PATH"], **variables},
-        capture_output=True,
-        text=True,
-    )
-    if "is not a docker command" in done.stderr:
-        pytest.skip("no Compose")
-    assert done.returncode == 0, done.stderr
-    services: dict[str, Any] = json.loads(done.stdout)["services"]
-    return services
-
-
 @pytest.mark.parametrize("service", OURS)
 def test_every_setting_is_fixed_or_passed_through(service: str) -> None:
     settings = {name.upper() for name in Settings.model_fields}
@@ -55,7 +42,7 @@ def test_every_setting_is_fixed_or_passed_through(service: str) -> None:
 
 @pytest.mark.parametrize("service", OURS)
 def test_what_the_shell_says_reaches_the_containers(service: str) -> None:
-    assert composed(MAX_RETRIES="7")[service]["environment"]["MAX_RETRIES"] == "7"
+    assert composed(BASE, MAX_RETRIES="7")["services"][service]["environment"]["MAX_RETRIES"] == "7"
 
 
 @pytest.mark.parametrize("service", OURS)
@@ -116,3 +103,50 @@ def test_the_server_that_only_sets_postgresql_up_does_not_count_as_healthy() -> 
     check = SERVICES["postgres"]["healthcheck"]["test"]
 
     assert check[:4] == ["CMD", "pg_isready", "-h", "127.0.0.1"]
+
+
+# The door
+
+
+DOOR = (PROJECT_DIR / "compose/door/nginx.conf").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in SERVICES["door"]["environment"] if name != "TRUSTED_PROXIES"]
+)
+def test_the_door_has_the_limits_of_the_settings(name: str) -> None:
+    default = Settings.model_fields[name.lower()].default
+
+    assert SERVICES["door"]["environment"][name] == f"${{{name}:-{default:g}}}"
+
+
+def test_the_door_lets_through_what_a_form_may_hold_beside_its_file() -> None:
+    start = (PROJECT_DIR / "compose/door/start.sh").read_text("utf-8")
+
+    assert "MAX_UPLOAD_SIZE_MB + 1))m" in start
+    assert MAX_OVERHEAD_BYTES < 2**20
+
+
+@pytest.mark.parametrize("name", SECURITY_HEADERS)
+def test_what_the_door_answers_has_the_headers_of_every_answer(name: str) -> None:
+    assert re.search(rf'add_header {name} "?{re.escape(SECURITY_HEADERS[name])}"? always;', DOOR)
+
+
+@pytest.mark.parametrize("status", re.findall(r"return (4\d\d|503) '", DOOR))
+def test_what_the_door_answers_has_the_codes_of_every_answer(status: str) -> None:
+    ours = {
+        400: "bad_request",
+        413: UploadTooLarge.code,
+        429: TooManyConnections.code,
+    }
+    (body,) = re.findall(rf"return {status} '(.*)'; }}", DOOR)
+    said = json.loads(body.replace("\\'", "'"))
+
+    assert said["status"] == int(status)
+    assert said["code"] == {**HTTP_CODES, **ours}[int(status)]
+    assert said["request_id"] == "$request_id"
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_the_door_says_when_to_try_again(status: int) -> None:
+    assert f"{status} {RETRY_AFTER[status]};" in DOOR
