@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,9 @@ import pytest
 
 from tests.recordings import PROJECT_DIR
 
-PROJECT = "transcription-test"
+#: Two working copies may be tested on one machine at once.
+COPY = zlib.crc32(str(PROJECT_DIR).encode()) % 100
+PROJECT = f"transcription-test-{COPY}"
 PATIENCE_SECONDS = 300.0
 #: What stays up, and how many of each.
 LASTING = {
@@ -130,8 +133,7 @@ def compose() -> Iterator[Compose]:
         **os.environ,
         "PORT": str(port),
         "FLOWER_PORT": str(flower_port),
-        # beside a stack that somebody uses
-        "DOOR_NETWORK": "10.213.88",
+        "DOOR_NETWORK": f"10.213.{100 + COPY}",
         "WHISPER_MODEL_SIZE": "demo",
         "MIN_FREE_DISK_MB": "0",
         "LEASE_SECONDS": "15",

@@ -11,7 +11,7 @@ from tests.recordings import repeated, sample
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 
-#: A minute and a half: the first half minute shows that somebody is at it, the rest is another's to do.
+#: A minute and a half, of which the first half minute shows that somebody is at it.
 TIMES = 12
 #: Image sizes in MB without the base image's own, which differs between distributors.
 MAX_WEB_MB = 400
