@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 from api.rates import Transaction
 from audit.events import Actor, record
 from errors import NotFound, ServiceError
-from models import AuditAction, TranscriptionJob
+from models import AuditAction, DeletedJob, TranscriptionJob
 
 logger = logging.getLogger(__name__)
 
@@ -217,9 +217,11 @@ def _somebodys(session: Session, suspects: dict[Denial, Any]) -> list[Denial]:
     if not suspects:
         return []
     ids = {denial.job_id for denial in suspects}
-    query = select(TranscriptionJob.id, TranscriptionJob.owner_id)
-    rows = session.execute(query.where(TranscriptionJob.id.in_(ids)))
-    owners = {row.id: row.owner_id for row in rows}
+    owners = {
+        row.id: row.owner_id
+        for table in (TranscriptionJob, DeletedJob)
+        for row in session.execute(select(table.id, table.owner_id).where(table.id.in_(ids)))
+    }
     return [each for each in suspects if owners.get(each.job_id) not in {None, each.actor.owner_id}]
 
 

@@ -25,6 +25,7 @@ INSERT INTO audit_events
 SELECT event.id, :action, :outcome, :actor, :key_id, :owner_id, :address, :request_id, :route,
        event.job_id, :target_key_id,
        COALESCE((SELECT jobs.owner_id FROM transcription_jobs AS jobs WHERE jobs.id = event.job_id),
+                (SELECT gone.owner_id FROM deleted_jobs AS gone WHERE gone.id = event.job_id),
                 (SELECT keys.owner_id FROM api_keys AS keys WHERE keys.id = :target_key_id)),
        :count, :detail
   FROM unnest(:ids, :job_ids) AS event (id, job_id)

@@ -108,6 +108,16 @@ def test_asking_for_somebody_elses_job_is_told(client, told, alice, bob, jobs):
     assert all(event.target_owner_id != event.owner_id for event in found)
 
 
+def test_asking_for_somebody_elses_deleted_job_is_told(client, told, alice, bob, jobs, sessions):
+    job_id = jobs.submit("alice")
+    client.delete(f"/jobs/{job_id}", headers=alice)
+    assert client.get(f"/jobs/{job_id}", headers=bob).status_code == 404
+    (event,) = told()
+
+    assert (event.outcome, event.job_id) == ("not_found", job_id)
+    assert event.target_owner_id not in {None, event.owner_id}
+
+
 @pytest.mark.parametrize("path", ["/jobs/{}", "/jobs/{}x", "/nowhere/{}"])
 def test_what_there_is_not_is_nobodys_and_no_refusal(client, told, alice, path):
     assert client.get(path.format(uuid.uuid4()), headers=alice).status_code == 404

@@ -326,7 +326,9 @@ def test_a_role_that_may_only_add_can_do_all_that_the_service_does(
     with sessions.begin() as session:
         session.execute(text("DROP ROLE IF EXISTS audited"))
         session.execute(text("CREATE ROLE audited"))
-        session.execute(text("GRANT SELECT ON transcription_jobs, api_keys TO audited"))
+        session.execute(
+            text("GRANT SELECT ON transcription_jobs, deleted_jobs, api_keys TO audited")
+        )
         session.execute(text("GRANT SELECT, INSERT ON audit_events TO audited"))
         session.execute(text("GRANT UPDATE (position, sha256) ON audit_events TO audited"))
     try:
