@@ -26,7 +26,7 @@ from config import Settings
 from database import Sessions, get_db_session
 from errors import ServiceError, StorageUnavailable
 from janitor import Janitor
-from jobs import clock, lifecycle, workers
+from jobs import clock, dispatching, lifecycle, workers
 from jobs.lifecycle import Backoff, Lane
 from jobs.retention import Retention
 from jobs.uploads import UploadStore
@@ -107,7 +107,7 @@ class Dispatcher:
             return
         # The rows first: if we die in between, the next one does it again.
         with get_db_session(self._sessions) as session:
-            again = lifecycle.redispatch_all(session)
+            again = dispatching.redispatch_all(session)
         if found is None:
             self._redis.set(INCARNATION_KEY, uuid.uuid4().hex, nx=True)
             found = self._redis.get(INCARNATION_KEY)
@@ -127,7 +127,7 @@ class Dispatcher:
         if room <= 0:
             return
         with get_db_session(self._sessions) as session:
-            due = lifecycle.dispatch(
+            due = dispatching.dispatch(
                 session,
                 lane,
                 room=room,
@@ -149,7 +149,7 @@ class Dispatcher:
             last = self._overtaking.get(lane)
             if last is not None and session.scalar(PUBLISHED.where(TranscriptionJob.id == last)):
                 return
-            due = lifecycle.overtake(
+            due = dispatching.overtake(
                 session,
                 below,
                 too_long_seconds=too_long_seconds,
@@ -173,7 +173,7 @@ class Dispatcher:
         finally:
             if left:
                 with get_db_session(self._sessions) as session:
-                    lifecycle.undispatch(session, left)
+                    dispatching.undispatch(session, left)
 
     def _dead_letters(self) -> None:
         if int(self._redis.llen(DLQ)):

@@ -18,7 +18,7 @@ from attempts import Attempt, AttemptFailed, Workbench
 from celery_app import DEAD_LETTER, TRANSCRIBE
 from database import Sessions, get_db_session
 from errors import DatabaseUnavailable
-from jobs import lifecycle
+from jobs import dispatching, lifecycle
 from jobs.leases import Refused
 from jobs.lifecycle import ClaimedJob
 from telemetry import bind
@@ -92,7 +92,7 @@ def _return_message(bench: Workbench, job_id: str) -> None:
     """Have the job published again: its message came to a process that takes nothing new."""
     try:
         with get_db_session(bench.sessions) as session:
-            lifecycle.undispatch(session, [uuid.UUID(job_id)])
+            dispatching.undispatch(session, [uuid.UUID(job_id)])
     except DatabaseUnavailable:
         logger.warning("message not returned: left to the dispatcher", extra={"job_id": job_id})
 

@@ -24,7 +24,7 @@ from config import Settings
 from database import get_db_session, make_engine, make_sessions
 from errors import DatabaseUnavailable, ServiceError
 from first_keys import FirstKeys
-from jobs import lifecycle
+from jobs import dispatching
 from jobs.uploads import UploadStore
 from models import Owner
 from redaction import make_mask
@@ -129,7 +129,7 @@ class Services:
             return
         try:
             with self.transaction() as session:
-                lifecycle.dispatched(
+                dispatching.dispatched(
                     session, job_id, redispatch_seconds=self.settings.redispatch_seconds
                 )
         except DatabaseUnavailable:

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 from sqlalchemy.types import Text
 
-from jobs import lifecycle
+from jobs import dispatching
 from jobs.lifecycle import Backoff
 
 #: Give every job that waits for too long the longest wait that it can have been given. One that
@@ -51,5 +51,5 @@ def shorten_waits(session: Session, *, lanes: Sequence[str], longest: Backoff) -
     shortened = len(session.execute(SHORTEN, values).all())
     if shortened:
         # when a message counts as lost lies too far ahead as well
-        lifecycle.redispatch_all(session)
+        dispatching.redispatch_all(session)
     return shortened

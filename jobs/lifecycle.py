@@ -186,14 +186,6 @@ class Reaped:
     worker_name: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Due:
-    """A job to publish."""
-
-    job_id: uuid.UUID
-    waited_seconds: float
-
-
 def submit(session: Session, job: NewJob) -> TranscriptionJob:
     """Add a pending job, due for dispatch at once."""
     values = {name: getattr(job, name) for name in NewJob.__slots__}
@@ -522,51 +514,6 @@ def reap(
         Reaped(job_id=row.id, status=JobStatus(row.status), worker_name=row.worker_name)
         for row in rows
     ]
-
-
-def dispatch(
-    session: Session, lane: Lane, *, room: int, redispatch_seconds: float, window: int = 0
-) -> list[Due]:
-    """Choose up to ``room`` jobs of a lane to publish, in turn over the keys, and mark them.
-
-    Args:
-        window: How many messages the lane holds at most: those of a key count as turns it had.
-    """
-    values = {"lane": lane, "room": room, "deep": room + 2 * window}
-    rows = session.execute(statements.DISPATCH, {**values, "redispatch": redispatch_seconds})
-    return [Due(job_id=row.id, waited_seconds=row.waited_seconds) for row in rows]
-
-
-def overtake(
-    session: Session, lane: Lane, *, too_long_seconds: float, redispatch_seconds: float
-) -> Due | None:
-    """Choose the job that has waited longest in a lane, if that is too long, and mark it.
-
-    To be published in a better lane, whether or not its message lies in its own.
-    """
-    row = _first(
-        session,
-        statements.OVERTAKE,
-        lane=lane,
-        too_long=too_long_seconds,
-        redispatch=redispatch_seconds,
-    )
-    return None if row is None else Due(job_id=row.id, waited_seconds=row.waited_seconds)
-
-
-def dispatched(session: Session, job_id: uuid.UUID, *, redispatch_seconds: float) -> None:
-    """Note that a submission published its job itself."""
-    session.execute(statements.DISPATCHED, {"job_id": job_id, "redispatch": redispatch_seconds})
-
-
-def undispatch(session: Session, job_ids: Sequence[uuid.UUID]) -> None:
-    """Make jobs due again whose message could not be sent."""
-    session.execute(statements.UNDISPATCH, {"ids": list(job_ids)})
-
-
-def redispatch_all(session: Session) -> int:
-    """Make everything that waits due again, because Redis lost its data; returns how many."""
-    return len(session.execute(statements.REDISPATCH_ALL).all())
 
 
 def redrive(session: Session, job_ids: Iterable[uuid.UUID], how: Redrive) -> dict[uuid.UUID, Lane]:

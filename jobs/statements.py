@@ -14,7 +14,7 @@ from sqlalchemy.types import BigInteger, Text
 _NO_LEASE = "worker_name = NULL, current_step = NULL"
 
 #: Whether a lane's jobs may start. A message that is on its way starts none of a paused one either.
-_NOT_PAUSED = "NOT EXISTS (SELECT FROM paused_queues WHERE name = {lane} AND resumed_at IS NULL)"
+NOT_PAUSED = "NOT EXISTS (SELECT FROM paused_queues WHERE name = {lane} AND resumed_at IS NULL)"
 
 #: Whether this worker knows to do what the job asks for; if not, a newer one does.
 _KNOWN = "wishes_version <= :wishes_version"
@@ -44,7 +44,7 @@ UPDATE transcription_jobs AS job
    AND not_before <= now()
    AND cancel_requested_at IS NULL
    AND {_KNOWN}
-   AND {_NOT_PAUSED.format(lane="lane")}
+   AND {NOT_PAUSED.format(lane="lane")}
 RETURNING {_CLAIM}
 """)
 
@@ -72,7 +72,7 @@ WITH running AS (
            AND {_KNOWN}
          ORDER BY not_before, id
          LIMIT :candidates) AS next
-     WHERE {_NOT_PAUSED.format(lane="wanted.lane")}
+     WHERE {NOT_PAUSED.format(lane="wanted.lane")}
      ORDER BY place, running, not_before, id
      LIMIT :candidates
 ), first AS (
@@ -289,7 +289,7 @@ WITH urgent AS (
      WHERE status = 'pending'
        AND lane = 'high'
        AND {_KNOWN}
-       AND {_NOT_PAUSED.format(lane="'high'")}
+       AND {NOT_PAUSED.format(lane="'high'")}
        AND not_before <= now() - make_interval(secs => :patience)
        AND (room_made_at IS NULL
             OR room_made_at NOT BETWEEN now() - make_interval(secs => :again)
@@ -310,7 +310,7 @@ WITH urgent AS (
        AND lease_epoch = :epoch
        AND cancel_requested_at IS NULL
        AND preempt_count < :most
-       AND {_NOT_PAUSED.format(lane=_LANE_BEFORE)}
+       AND {NOT_PAUSED.format(lane=_LANE_BEFORE)}
        AND EXISTS (SELECT FROM urgent)
     RETURNING id
 ), marked AS (
@@ -465,128 +465,6 @@ WITH still AS ({_STILL}
 )
 SELECT id, status, worker_name FROM ended
 """).bindparams(*_SEEN)
-
-#: Published: due again when nobody takes it, later each time.
-_PUBLISHED = """dispatch_count = dispatch_count + 1,
-       dispatch_due_at = now() + make_interval(
-           secs => LEAST(:redispatch * power(2, LEAST(dispatch_count, 10)), 600))"""
-_WAITED = "EXTRACT(EPOCH FROM now() - job.not_before)::float AS waited_seconds"
-
-#: What one key has waiting in a lane, the oldest first. Jobs without a key are one key's together.
-_OF_SHARER = """
-                  FROM transcription_jobs
-                 WHERE status = 'pending'
-                   AND {key}
-                   AND lane = :lane
-                   AND not_before <= now()"""
-_DUE = """
-               (SELECT id, not_before {of}
-                   AND dispatch_due_at <= now()
-                   AND {wanted}
-                 ORDER BY not_before, id
-                 LIMIT :room)"""
-_AHEAD = """
-               (SELECT dispatch_due_at {of}
-                   AND {wanted}
-                 ORDER BY not_before, id
-                 LIMIT :deep)"""
-
-
-def _each_sharer(rows: str) -> str:
-    own = rows.format(of=_OF_SHARER.format(key="api_key_id = sharers.id"), wanted="true")
-    rest = rows.format(of=_OF_SHARER.format(key="api_key_id IS NULL"), wanted="sharers.id IS NULL")
-    return f"{own} UNION ALL {rest}"
-
-
-#: Choose what to publish next in one lane, turn by turn over the keys, and mark it published. A
-#: key's turns count from what it has in hand already, running or as a message in the lane, and
-#: one of twice the weight has two for another's one. Each key's oldest come from an index, so the
-#: cost does not grow with the backlog.
-DISPATCH: Final = text(f"""
-WITH sharers AS (
-    SELECT id, weight FROM api_keys
-     UNION ALL
-    SELECT NULL, 1
-), running AS (
-    SELECT api_key_id, count(*) AS jobs
-      FROM transcription_jobs
-     WHERE status = 'processing'
-     GROUP BY api_key_id
-), waiting AS (
-    SELECT next.id,
-           next.not_before,
-           (next.turn + ahead.jobs + COALESCE(running.jobs, 0)) / sharers.weight AS turn
-      FROM sharers
-      LEFT JOIN running
-        ON running.api_key_id IS NOT DISTINCT FROM sharers.id
-     CROSS JOIN LATERAL (
-        SELECT id, not_before, row_number() OVER (ORDER BY not_before, id) AS turn
-          FROM ({_each_sharer(_DUE)}) AS oldest) AS next
-     CROSS JOIN LATERAL (
-        SELECT count(*) FILTER (WHERE dispatch_due_at > now()) AS jobs
-          FROM ({_each_sharer(_AHEAD)}) AS oldest) AS ahead
-     WHERE {_NOT_PAUSED.format(lane=":lane")}
-     ORDER BY turn, next.not_before, next.id
-     LIMIT :room
-), due AS (
-    SELECT job.id
-      FROM transcription_jobs AS job
-      JOIN waiting USING (id)
-     WHERE job.status = 'pending' AND job.dispatch_due_at <= now()
-       FOR UPDATE OF job SKIP LOCKED
-)
-UPDATE transcription_jobs AS job
-   SET {_PUBLISHED}
-  FROM due
- WHERE job.id = due.id
-RETURNING job.id, {_WAITED}
-""")
-
-#: Choose the one that has waited longest in a lane, published or not, if that is too long.
-OVERTAKE: Final = text(f"""
-UPDATE transcription_jobs AS job
-   SET {_PUBLISHED}
-  FROM (SELECT id
-          FROM transcription_jobs
-         WHERE status = 'pending'
-           AND lane = :lane
-           AND not_before < now() - make_interval(secs => :too_long)
-           AND {_NOT_PAUSED.format(lane=":lane")}
-         ORDER BY not_before, id
-         LIMIT 1
-           FOR UPDATE SKIP LOCKED) AS oldest
- WHERE job.id = oldest.id
-RETURNING job.id, {_WAITED}
-""")
-
-#: What was marked as published, but could not be.
-UNDISPATCH: Final = text("""
-UPDATE transcription_jobs
-   SET dispatch_due_at = now()
- WHERE id = ANY(:ids)
-   AND status = 'pending'
-""").bindparams(bindparam("ids", type_=ARRAY(UUID(as_uuid=True))))
-
-#: A submission published its job itself: the dispatcher need not do it again soon.
-DISPATCHED: Final = text("""
-UPDATE transcription_jobs
-   SET dispatch_count = dispatch_count + 1,
-       dispatch_due_at = now() + make_interval(secs => :redispatch)
- WHERE id = :job_id
-   AND status = 'pending'
-   AND dispatch_count = 0
-""")
-
-#: Redis lost its data: everything that waits is to be published again.
-REDISPATCH_ALL: Final = text("""
-UPDATE transcription_jobs
-   SET dispatch_due_at = now(),
-       dispatch_count = 0
- WHERE status = 'pending'
-   AND dispatch_due_at > now()
-   AND not_before <= now()
-RETURNING id
-""")
 
 #: An operator sends failed jobs round again; another model or engine starts from the beginning.
 #: Locked in one order, so that two operators at once wait for each other and do not lock up.

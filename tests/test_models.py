@@ -15,6 +15,7 @@ from jobs import (
     backlog,
     clock,
     dead_letters,
+    dispatching,
     lifecycle,
     queries,
     queues,
@@ -145,7 +146,7 @@ def listing(*, mine: bool, status: JobStatus | None) -> Query:
 
 
 def dispatch(lane: Lane) -> Query:
-    return lambda session, _: lifecycle.dispatch(session, lane, room=8, redispatch_seconds=60)
+    return lambda session, _: dispatching.dispatch(session, lane, room=8, redispatch_seconds=60)
 
 
 #: Each with the indexes that will do, pk being the primary key's.
@@ -194,7 +195,7 @@ QUERIES: dict[str, tuple[str, Query]] = {
     ),
     "overtaking": (
         "lane",
-        lambda session, _: lifecycle.overtake(
+        lambda session, _: dispatching.overtake(
             session, "normal", too_long_seconds=1, redispatch_seconds=60
         ),
     ),

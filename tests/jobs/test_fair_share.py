@@ -9,7 +9,7 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session, sessionmaker
 
 import keys
-from jobs import lifecycle
+from jobs import dispatching
 from keys import Grant
 from models import TranscriptionJob
 from tests.jobs.conftest import MakeJob, claim
@@ -33,7 +33,7 @@ def make_key(sessions: Sessions, owner_id: uuid.UUID) -> MakeKey:
 def share(sessions: Sessions) -> Share:
     def dispatch(room: int, *, window: int = 8) -> dict[uuid.UUID | None, int]:
         with sessions.begin() as session:
-            due = lifecycle.dispatch(
+            due = dispatching.dispatch(
                 session, "normal", room=room, redispatch_seconds=60, window=window
             )
             chosen = [session.get_one(TranscriptionJob, job.job_id) for job in due]
@@ -71,7 +71,7 @@ def test_of_one_key_the_oldest_goes_first(
     key = make_key()
     oldest, *_ = [make_job(api_key_id=key).id for _ in range(3)]
     with sessions.begin() as session:
-        due = lifecycle.dispatch(session, "normal", room=1, redispatch_seconds=60)
+        due = dispatching.dispatch(session, "normal", room=1, redispatch_seconds=60)
 
     assert [job.job_id for job in due] == [oldest]
 
@@ -161,6 +161,6 @@ def test_a_job_that_is_not_due_takes_no_turn(
             .where(TranscriptionJob.id == later)
             .values(not_before=not_before)
         )
-        due = lifecycle.dispatch(session, "normal", room=4, redispatch_seconds=60)
+        due = dispatching.dispatch(session, "normal", room=4, redispatch_seconds=60)
 
     assert [job.job_id for job in due] == [now]

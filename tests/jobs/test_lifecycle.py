@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from uuid_utils.compat import uuid7
 
 from errors import CancelRequested, LeaseLost
-from jobs import dead_letters, lifecycle, queues
+from jobs import dead_letters, dispatching, lifecycle, queues
 from jobs.lifecycle import Backoff, Beat, Failure, Lease, Redrive, StillLease
 from models import (
     WISHES_VERSION,
@@ -130,7 +130,7 @@ VERBS = {
     ),
     "reap": Verb(reap, {"processing": "pending", "cancelling": "cancelled"}),
     "dispatch": Verb(
-        lambda s, j: lifecycle.dispatch(s, "normal", room=5, redispatch_seconds=60),
+        lambda s, j: dispatching.dispatch(s, "normal", room=5, redispatch_seconds=60),
         {"pending": "pending"},
     ),
     "redrive": Verb(lambda s, j: lifecycle.redrive(s, [j.id], AGAIN), {"failed": "pending"}),
@@ -832,7 +832,7 @@ def test_a_dispatched_job_is_not_due_again_soon(make_job: MakeJob, sessions: Ses
     found = []
     for _ in range(2):
         with sessions.begin() as session:
-            due = lifecycle.dispatch(session, "normal", room=4, redispatch_seconds=60)
+            due = dispatching.dispatch(session, "normal", room=4, redispatch_seconds=60)
             found.append([d.job_id for d in due])
 
     assert found == [[job.id], []]
@@ -841,12 +841,12 @@ def test_a_dispatched_job_is_not_due_again_soon(make_job: MakeJob, sessions: Ses
 def test_what_could_not_be_sent_is_due_again(make_job: MakeJob, sessions: Sessions) -> None:
     job = make_job()
     with sessions.begin() as session:
-        lifecycle.dispatch(session, "normal", room=4, redispatch_seconds=60)
+        dispatching.dispatch(session, "normal", room=4, redispatch_seconds=60)
     with sessions.begin() as session:
-        lifecycle.undispatch(session, [job.id])
+        dispatching.undispatch(session, [job.id])
 
     with sessions.begin() as session:
-        assert len(lifecycle.dispatch(session, "normal", room=4, redispatch_seconds=60)) == 1
+        assert len(dispatching.dispatch(session, "normal", room=4, redispatch_seconds=60)) == 1
 
 
 def test_losing_redis_makes_everything_that_waits_due(
@@ -856,11 +856,11 @@ def test_losing_redis_makes_everything_that_waits_due(
     make_job("delayed")
     make_job("completed")
     with sessions.begin() as session:
-        lifecycle.dispatch(session, "normal", room=9, redispatch_seconds=60)
+        dispatching.dispatch(session, "normal", room=9, redispatch_seconds=60)
 
     with sessions.begin() as session:
-        assert lifecycle.redispatch_all(session) == 3
-        due = lifecycle.dispatch(session, "normal", room=9, redispatch_seconds=60)
+        assert dispatching.redispatch_all(session) == 3
+        due = dispatching.dispatch(session, "normal", room=9, redispatch_seconds=60)
     assert {d.job_id for d in due} == set(waiting)
 
 
@@ -873,7 +873,7 @@ def test_lanes_are_kept_apart(make_job: MakeJob, sessions: Sessions) -> None:
     lanes = {}
     for lane in ("high", "normal", "retry"):
         with sessions.begin() as session:
-            due = lifecycle.dispatch(session, lane, room=4, redispatch_seconds=60)
+            due = dispatching.dispatch(session, lane, room=4, redispatch_seconds=60)
             lanes[lane] = [d.job_id for d in due]
     assert lanes == {"high": [high.id], "normal": [], "retry": [tried.id]}
 
@@ -999,7 +999,7 @@ def test_two_dispatchers_never_take_the_same_job(make_job: MakeJob, sessions: Se
         taken = []
         for _ in range(20):
             with sessions.begin() as session:
-                due = lifecycle.dispatch(session, "normal", room=3, redispatch_seconds=60)
+                due = dispatching.dispatch(session, "normal", room=3, redispatch_seconds=60)
                 taken += [d.job_id for d in due]
         return taken
 

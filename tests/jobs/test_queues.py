@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs import lifecycle, queues
+from jobs import dispatching, lifecycle, queues
 from jobs.lifecycle import Lane, Lease
 from models import PausedQueue, TranscriptionJob
 from tests.jobs.conftest import FAILURE, NO_PAUSE, MakeJob, claim, read
@@ -75,7 +75,7 @@ def test_of_a_paused_queue_no_job_is_dispatched(
 
     with sessions.begin() as session:
         found = {
-            lane: len(lifecycle.dispatch(session, lane, room=5, redispatch_seconds=60))
+            lane: len(dispatching.dispatch(session, lane, room=5, redispatch_seconds=60))
             for lane in ("high", "normal", "retry")
         }
     assert found == {lane: int(lane != name) for lane in LANES}
@@ -85,7 +85,7 @@ def test_nobody_overtakes_out_of_a_paused_queue(sessions: Sessions, make_job: Ma
     wait_since(sessions, make_job().id, 1000)
     pause(sessions, "normal")
     with sessions.begin() as session:
-        found = lifecycle.overtake(session, "normal", too_long_seconds=1, redispatch_seconds=60)
+        found = dispatching.overtake(session, "normal", too_long_seconds=1, redispatch_seconds=60)
 
     assert found is None
 
@@ -97,7 +97,7 @@ def test_who_overtakes_into_a_paused_queue_is_of_another_and_may_start(
     wait_since(sessions, job.id, 1000)
     pause(sessions, "high")
     with sessions.begin() as session:
-        found = lifecycle.overtake(session, "normal", too_long_seconds=1, redispatch_seconds=60)
+        found = dispatching.overtake(session, "normal", too_long_seconds=1, redispatch_seconds=60)
 
     assert found is not None
     assert may_start(sessions, job)
@@ -143,12 +143,12 @@ def test_what_was_published_is_due_at_once_when_its_queue_is_resumed(
 ) -> None:
     job = make_job()
     with sessions.begin() as session:
-        lifecycle.dispatch(session, "normal", room=5, redispatch_seconds=60)
+        dispatching.dispatch(session, "normal", room=5, redispatch_seconds=60)
     pause(sessions, "normal")
     resume(sessions, "normal")
 
     with sessions.begin() as session:
-        due = lifecycle.dispatch(session, "normal", room=5, redispatch_seconds=60)
+        due = dispatching.dispatch(session, "normal", room=5, redispatch_seconds=60)
     assert [found.job_id for found in due] == [job.id]
 
 
@@ -158,7 +158,7 @@ def test_resuming_hurries_neither_what_is_not_due_nor_what_was_not_paused(
     later, published = make_job("delayed"), make_job(priority="high")
     with sessions.begin() as session:
         session.execute(text("UPDATE transcription_jobs SET dispatch_due_at = not_before"))
-        lifecycle.dispatch(session, "high", room=5, redispatch_seconds=60)
+        dispatching.dispatch(session, "high", room=5, redispatch_seconds=60)
     before = [read(sessions, job.id).dispatch_due_at for job in (later, published)]
     pause(sessions, "normal")
     resume(sessions, *LANES)

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs import lifecycle, queues, vitals, workers
+from jobs import dispatching, lifecycle, queues, vitals, workers
 from jobs.conditions import Facts, LaneFacts, ProcessFacts
 from jobs.lifecycle import Beat, Lease
 from jobs.queries import LATE_SECONDS, PUBLISHED_AGAIN
@@ -50,7 +50,7 @@ def let_pass(sessions: Sessions, seconds: float) -> None:
 
 def publish(sessions: Sessions) -> None:
     with sessions.begin() as session:
-        lifecycle.dispatch(session, "normal", room=10, redispatch_seconds=1)
+        dispatching.dispatch(session, "normal", room=10, redispatch_seconds=1)
 
 
 # Lanes
