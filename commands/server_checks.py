@@ -53,6 +53,7 @@ SET_CLOCK: Final = "Have the clocks of all machines set by NTP (`timedatectl set
 _SERVER: Final = text("""
 SELECT current_setting('server_version') AS version,
        current_setting('server_version_num')::int AS number,
+       current_setting('server_encoding') AS encoding,
        pg_is_in_recovery() AS is_replica,
        (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS used,
        current_setting('max_connections')::int AS most
@@ -82,6 +83,11 @@ def database(settings: Settings) -> Iterator[Finding]:
     yield ok(f"PostgreSQL {server.version} at {place}, answers in {took_ms:.1f} ms")
     if server.number < OLDEST_POSTGRES:
         yield fail(f"PostgreSQL {server.version} is too old.", "Move to PostgreSQL 15 or newer.")
+    if server.encoding != "UTF8":
+        yield fail(
+            f"Its encoding is {server.encoding}, which cannot hold every transcript.",
+            "Make a database with ENCODING 'UTF8' and TEMPLATE template0, and restore into it.",
+        )
     if server.is_replica:
         yield fail("It is a replica, which takes no writes.", "Point DATABASE_URL at the primary.")
     if missing:

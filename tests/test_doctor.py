@@ -232,6 +232,22 @@ def test_a_user_without_rights_is_told(look: Look, engine: Engine) -> None:
     assert "GRANT" in remedy(found, "database")
 
 
+def test_a_database_that_cannot_hold_every_letter_is_told(look: Look, engine: Engine) -> None:
+    name = f"ascii_{uuid7().hex}"
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(
+            text(f"CREATE DATABASE {name} ENCODING SQL_ASCII LOCALE 'C' TEMPLATE template0")
+        )
+        try:
+            url = make_url(str(engine.url)).set(database=name)
+            _, found = look(DATABASE_URL=url.render_as_string(hide_password=False))
+        finally:
+            connection.execute(text(f"DROP DATABASE {name}"))
+
+    assert "SQL_ASCII" in wrong(found, "database")["message"]
+    assert "UTF8" in remedy(found, "database")
+
+
 # using them up would keep other tests from the server
 @pytest.mark.parametrize(("used", "level"), [(80, Level.OK), (81, Level.WARN)])
 def test_a_server_without_connections_to_spare_is_told(used: int, level: Level) -> None:

@@ -29,8 +29,9 @@ def test_models_ends_when_the_model_is_there(compose: Compose) -> None:
     assert wait_for(ended, "models has ended") == (0, 0)
 
 
-def test_speech_comes_back_as_text(client: httpx2.Client) -> None:
-    said = sample("digits-en.wav")
+@pytest.mark.parametrize("name", ["digits-en.wav", "digits-de.wav"])  # and letters beyond ASCII
+def test_speech_comes_back_as_text(name: str, client: httpx2.Client) -> None:
+    said = sample(name)
 
     job = wait_for_end(client, post(client, said.path))
 
