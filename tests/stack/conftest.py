@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import redis
 from sqlalchemy import NullPool, create_engine, select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 from uuid_utils.compat import uuid7
 
@@ -26,6 +27,7 @@ from jobs.uploads import UploadStore
 from models import Owner, TranscriptionJob, TranscriptionResult, TranscriptionWindow
 from tests.conftest import migrate
 from tests.recordings import PROJECT_DIR
+from tests.stack import canaries
 
 #: Bounds waiting for things that take moments on an idle machine.
 PATIENCE_SECONDS = 120.0
@@ -91,6 +93,8 @@ class Stack:
     #: The version that is run.
     code: Path = PROJECT_DIR
     processes: list[Process] = field(default_factory=list)
+    #: Keys and passwords that its processes were given.
+    secrets: set[str] = field(default_factory=set)
 
     def at(self, *, database_url: str | None = None, redis_url: str | None = None) -> "Stack":
         """The same, on another database, which is migrated, or on another Redis."""
@@ -113,6 +117,7 @@ class Stack:
 
     def start(self, name: str, *arguments: str, **variables: str) -> Process:
         log = self.folder / f"{len(self.processes)}-{name}.log"
+        self.secrets |= {*canaries.secrets_of({**self.environment, **variables})}
         with log.open("wb") as output:
             popen = subprocess.Popen(
                 [sys.executable, *arguments],
@@ -157,7 +162,8 @@ class Stack:
                 "owner_id": self._owner(session),
                 "engine_name": "openai-whisper",
                 "model_name": "demo",
-                "client_filename": "x.wav",
+                "client_filename": canaries.NAME,
+                "client_metadata": {"label": canaries.LABEL},
                 "upload_bytes": upload.size_bytes,
                 "upload_sha256": upload.sha256,
                 "max_attempts": 3,
@@ -203,6 +209,20 @@ class Stack:
         found: TranscriptionJob = wait_for(reached, f"job is {' or '.join(statuses)}")
         return found
 
+    def leaks(self) -> list[str]:
+        """What the logs hold that no log may hold, and where."""
+        key = self.folder / "admin.key"
+        said = {canaries.NAME, canaries.LABEL, *canaries.phrases(self._transcripts())}
+        made = {key.read_text("utf-8").strip()} if key.exists() else set()
+        return canaries.found((p.log for p in self.processes), self.secrets | said | made)
+
+    def _transcripts(self) -> list[str]:
+        try:
+            with self.sessions() as session:
+                return list(session.scalars(select(TranscriptionResult.text)))
+        except SQLAlchemyError:
+            return []  # its server is the test's own, and gone
+
     def wait_for_windows(self, job_id: uuid.UUID, count: int) -> None:
         wait_for(lambda: len(self.windows(job_id)) >= count, f"{count} windows are kept")
 
@@ -218,8 +238,8 @@ def stack(
         **{name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}},
         **{name: value for name, value in os.environ.items() if name.startswith("COV")},
         **QUICK,
-        "DATABASE_URL": database_url,
-        "REDIS_URL": redis_url,
+        "DATABASE_URL": canaries.with_password(database_url, "postgres"),
+        "REDIS_URL": canaries.with_password(redis_url, "default"),
         "STATE_DIR": str(tmp_path),
     }
     stack = Stack(
@@ -237,8 +257,10 @@ def stack(
             if process.popen.poll() is None:
                 process.popen.send_signal(signal.SIGCONT)
                 process.kill()
+        leaks = stack.leaks()
         if request.session.testsfailed > failed_before:
             for process in stack.processes:
                 print(f"--- {process.log.name}\n{process.log.read_text('utf-8')[-4000:]}")
         stack.redis.close()
         engine.dispose()
+    assert not leaks, "logs hold what no log may hold: " + "; ".join(leaks[:10])
