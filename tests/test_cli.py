@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, select
 from sqlalchemy.orm import sessionmaker
 from uuid_utils.compat import uuid7
 
@@ -20,7 +20,7 @@ from config import SERVERS_FILE
 from errors import NotAuthenticated
 from jobs import lifecycle, queues
 from jobs.lifecycle import Failure, NewJob
-from models import Scope, TranscriptionJob
+from models import ApiKey, Scope, TranscriptionJob
 from speech.engines.store import DEMO_CHECKPOINT
 from tests.first_version import IDS, fill
 
@@ -224,6 +224,30 @@ def test_a_key_can_have_the_defaults_again(run, sessions):
     run("keys", "limit", key[:17], "--jobs-at-once", "4", "--default")
 
     assert principal(sessions, key).allowance == Allowance(jobs_at_once=4)
+
+
+def kept(sessions, key):
+    with sessions() as session:
+        row = session.scalars(select(ApiKey).where(ApiKey.prefix == key[:17])).one()
+        return row.audio_retention_seconds, row.transcript_retention_seconds
+
+
+def test_a_key_can_keep_its_jobs_for_another_time(run, sessions):
+    key = run("keys", "create", "--owner", "alice").strip()
+    run("keys", "limit", key[:17], "--audio-retention", "12h", "--transcript-retention", "forever")
+    asked = kept(sessions, key)
+    run("keys", "limit", key[:17], "--default")
+
+    assert asked == (12 * 3600.0, 0.0)
+    assert kept(sessions, key) == (None, None)
+
+
+def test_a_time_without_a_unit_is_refused(run, fail):
+    prefix = run("keys", "create", "--owner", "alice")[:17]
+    status, said = fail("keys", "limit", prefix, "--audio-retention", "7")
+
+    assert status == 2
+    assert "12h" in said
 
 
 def test_a_key_can_be_given_weight(run):

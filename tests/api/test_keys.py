@@ -143,6 +143,27 @@ def test_the_weight_of_a_key_can_be_changed(client, admin, make):
     assert (made["weight"], changed.json()["weight"]) == (2.0, 0.5)
 
 
+def test_how_long_a_keys_jobs_are_kept_can_be_changed(client, admin, make):
+    made = make(audio_retention_seconds=3600)
+    path = f"/admin/keys/{made['id']}"
+    changed = client.patch(path, json={"transcript_retention_seconds": 0}, headers=admin).json()
+    told = client.get("/usage", headers={"X-API-Key": made["key"]}).json()
+    default = client.patch(path, json={"audio_retention_seconds": None}, headers=admin).json()
+
+    assert made["audio_retention_seconds"] == changed["audio_retention_seconds"] == 3600
+    assert changed["transcript_retention_seconds"] == 0
+    assert (told["audio_retention_seconds"], told["transcript_retention_seconds"]) == (3600, None)
+    assert default["audio_retention_seconds"] is None
+
+
+@pytest.mark.parametrize("seconds", [-1, 1e12, "7d", True])
+def test_no_other_time_is_taken(client, admin, make, seconds):
+    path = f"/admin/keys/{make()['id']}"
+    answer = client.patch(path, json={"audio_retention_seconds": seconds}, headers=admin)
+
+    assert answer.status_code == 422
+
+
 @pytest.mark.parametrize("weight", [0, -1, 0.001, 101, None, "1"])
 def test_a_weight_is_neither_nothing_nor_everything(client, admin, make, weight):
     path = f"/admin/keys/{make()['id']}"
