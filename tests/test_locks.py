@@ -170,3 +170,12 @@ def test_an_audit_that_skipped_a_package_has_failed() -> None:
 
     assert audits
     assert all("--strict" in line for line in audits)
+
+
+def test_what_runs_beside_it_on_github_is_named_by_its_digest() -> None:
+    """A tag can be moved to other code."""
+    steps = (PROJECT_DIR / ".github/workflows/ci.yml").read_text("utf-8")
+    used = re.findall(r"uses: (\S+)", steps)
+
+    assert used
+    assert all(re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", name) for name in used), used
