@@ -80,7 +80,7 @@ def index(
     "/{job_id}",
     operation_id="get_error",
     summary="A failed job with its attempts, tracebacks and all",
-    responses=problems(401, 403, 404, 503),
+    responses=problems(401, 403, 404, 410, 503),
 )
 def show(
     request: Request, job_id: JobId, principal: Admin, by: By, services: ServicesDep
@@ -166,7 +166,7 @@ def retry(  # noqa: PLR0913, PLR0917 - what FastAPI hands in
     "/{job_id}/resolve",
     operation_id="resolve_error",
     summary="Note that a failed job was dealt with",
-    responses=problems(401, 403, 404, 409, 503),
+    responses=problems(401, 403, 404, 409, 410, 503),
     openapi_extra=json_request(Resolution.__name__, required=False),
 )
 def resolve(
@@ -190,7 +190,7 @@ def resolve(
     operation_id="quarantine_error",
     summary="Set a failed job aside",
     description="Until it is released it is not retried or resolved, and its upload is kept.",
-    responses=problems(401, 403, 404, 409, 503),
+    responses=problems(401, 403, 404, 409, 410, 503),
     openapi_extra=json_request(Quarantine.__name__, required=False),
 )
 def quarantine(
@@ -213,14 +213,14 @@ def quarantine(
     operation_id="delete_quarantine",
     summary="Take a failed job out of quarantine",
     description="The same as `POST /admin/errors/{job_id}/release`.",
-    responses=problems(401, 403, 404, 409, 503),
+    responses=problems(401, 403, 404, 409, 410, 503),
 )
 @router.post(
     "/{job_id}/release",
     operation_id="release_error",
     summary="Take a failed job out of quarantine",
     description="The time that its upload is kept for begins again.",
-    responses=problems(401, 403, 404, 409, 503),
+    responses=problems(401, 403, 404, 409, 410, 503),
 )
 def release(
     request: Request, job_id: JobId, principal: Admin, by: By, services: ServicesDep

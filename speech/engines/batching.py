@@ -160,6 +160,7 @@ class Batcher(Generic[Item, Result]):
                 return batch
 
     def _do(self, number: int, batch: list[_Waiting[Item, Result]]) -> None:
+        """Do a batch, whatever comes: nobody may wait for ever, and the runner goes on."""
         error = self._try(number, batch)
         if error is None:
             return
@@ -176,10 +177,14 @@ class Batcher(Generic[Item, Result]):
         for part in parts:
             self._do(number, part)
 
-    def _try(self, number: int, batch: list[_Waiting[Item, Result]]) -> Exception | None:
+    def _try(self, number: int, batch: list[_Waiting[Item, Result]]) -> BaseException | None:
         try:
             results = self._work(number, [waiting.item for waiting in batch])
-        except Exception as error:  # noqa: BLE001 - whoever waits for it is told
+            if len(results) != len(batch):
+                raise errors.EngineError(
+                    "A batch gave another number of results than it has items."
+                )
+        except BaseException as error:  # noqa: BLE001 - whoever waits for it is told
             return error
         with self._changed:
             stats = self._stats
@@ -189,10 +194,10 @@ class Batcher(Generic[Item, Result]):
         return None
 
     def _parts(
-        self, batch: list[_Waiting[Item, Result]], error: Exception
+        self, batch: list[_Waiting[Item, Result]], error: BaseException
     ) -> list[list[_Waiting[Item, Result]]]:
         """Halves, where there was too little memory; else each alone: one of them is to blame."""
-        if is_out_of_memory(error):
+        if isinstance(error, Exception) and is_out_of_memory(error):
             half = len(batch) // 2
             with self._changed:
                 self._largest = max(1, min(self._largest, half))

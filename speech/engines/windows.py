@@ -27,7 +27,6 @@ PROMPT_TEMPERATURE_LIMIT = 0.5
 #: Tokens of earlier text that the models take.
 PROMPT_TOKENS = 223
 
-SECONDS_PER_TOKEN = 0.02
 FRAMES_PER_TOKEN = 2
 
 PREPENDED_PUNCTUATION = "\"'“¿([{-"

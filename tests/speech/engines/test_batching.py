@@ -17,7 +17,7 @@ class Machine:
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
-        self.fails: Callable[[Sequence[int]], Exception | None] = lambda items: None
+        self.fails: Callable[[Sequence[int]], BaseException | None] = lambda items: None
         self.gate = threading.Event()
         self.gate.set()
         self.begun = threading.Semaphore(0)
@@ -124,6 +124,25 @@ def test_of_a_batch_that_fails_only_the_guilty_one_does(batcher, machine):
         futures[1].result(PATIENCE_SECONDS)
     assert machine.batches == [[0], [1, 2, 3], [1], [2], [3]]
     assert batcher.stats().alone == 3
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_whatever_one_raises_the_next_is_done(batcher, machine, error):
+    machine.fails = lambda items: error() if 1 in items else None
+    failed, fine = batcher.submit(1, owner=1), batcher.submit(2, owner=2)
+
+    with pytest.raises(error):
+        failed.result(PATIENCE_SECONDS)
+    assert fine.result(PATIENCE_SECONDS) == 4
+
+
+def test_results_that_are_missing_are_an_error_of_the_engine():
+    batcher: Batcher[int, int] = Batcher(
+        lambda number, items: [], runners=1, largest=4, name="test"
+    )
+    with pytest.raises(EngineError):
+        batcher.submit(1, owner=1).result(PATIENCE_SECONDS)
+    batcher.close()
 
 
 def test_a_batch_without_room_is_halved_and_those_after_it_are(batcher, machine):
