@@ -180,12 +180,10 @@ class Batcher(Generic[Item, Result]):
     def _try(self, number: int, batch: list[_Waiting[Item, Result]]) -> BaseException | None:
         try:
             results = self._work(number, [waiting.item for waiting in batch])
-            if len(results) != len(batch):
-                raise errors.EngineError(
-                    "A batch gave another number of results than it has items."
-                )
         except BaseException as error:  # noqa: BLE001 - whoever waits for it is told
             return error
+        if len(results) != len(batch):
+            return errors.EngineError("A batch has another number of results than of items.")
         with self._changed:
             stats = self._stats
             self._stats = replace(stats, batches=stats.batches + 1, items=stats.items + len(batch))
