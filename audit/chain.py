@@ -167,6 +167,7 @@ class Fault(StrEnum):
     CUT = "cut"  #: The end is not, or no longer, what a head says that it was.
     UNSEALED = "unsealed"  #: Nobody seals.
     UNGUARDED = "unguarded"  #: The triggers are off or gone.
+    PRUNED = "pruned"  #: It does not begin at its beginning, and nobody is to prune it.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,11 +193,13 @@ class Verdict:
     broken: Broken | None
 
 
-def verify(session: Session, heads: Iterable[Head] = ()) -> Verdict:
+def verify(session: Session, heads: Iterable[Head] = (), *, may_be_pruned: bool = True) -> Verdict:
     """Follow the chain from its first event to its last.
 
     Args:
         heads: Ends that it had at some time, as noted elsewhere.
+        may_be_pruned: Whether old events are deleted here at all. Whoever has the service's
+            password can say that they were, once they are old enough for the trigger.
     """
     wanted = {noted.position: noted for noted in heads}
     at = start = _start(session)
@@ -213,6 +216,8 @@ def verify(session: Session, heads: Iterable[Head] = ()) -> Verdict:
         broken = _beyond(start, at, wanted) or late
     if broken is None and not _is_guarded(session):
         broken = Broken(fault=Fault.UNGUARDED, position=0)
+    if broken is None and start.position and not may_be_pruned:
+        broken = Broken(fault=Fault.PRUNED, position=start.position)
     events = at.position - start.position
     return Verdict(events=events, start=start, head=at, waiting=waiting, broken=broken)
 

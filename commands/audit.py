@@ -27,6 +27,8 @@ BROKEN: Final[Mapping[Fault, str]] = {
     "or it was made anew",
     Fault.UNSEALED: "events wait to be sealed for more than 10 minutes: is maintenance running?",
     Fault.UNGUARDED: "the triggers that refuse changes of audit_events are off",
+    Fault.PRUNED: "the events up to {position} were deleted as old, and AUDIT_RETENTION_DAYS keeps "
+    "them for ever; if it did not always, say --pruned",
 }
 
 app = typer.Typer(help="Audit events: who did what.", no_args_is_help=True)
@@ -101,12 +103,17 @@ def verify_chain(
         list[str] | None,
         typer.Option(metavar="HEAD", help="One that was noted before; may be given several times."),
     ] = None,
+    pruned: Annotated[
+        bool, typer.Option("--pruned", help="Old events were deleted here at some time.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Follow the chain from its first event to its last; ends with 1 where it is broken."""
     heads = [Head.parse(said) for said in head or ()]
-    with transaction(service_settings()) as session:
-        verdict = chain.verify(session, heads)
+    settings = service_settings()
+    may_be_pruned = pruned or settings.audit_retention_days > 0
+    with transaction(settings) as session:
+        verdict = chain.verify(session, heads, may_be_pruned=may_be_pruned)
     broken = verdict.broken
     if as_json:
         told = {"events": verdict.events, "head": str(verdict.head), "waiting": verdict.waiting}

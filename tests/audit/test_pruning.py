@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
-from audit import pruning
-from audit.chain import Fault
+from audit import chain, pruning
+from audit.chain import Broken, Fault
 from audit.events import CLI, record
 from audit.pruning import SHORTEST
 from models import AuditAction, AuditEvent
@@ -196,3 +196,16 @@ def test_pruning_is_an_event(old, prune, sessions):
         event = session.scalars(query).one()
 
     assert (event.actor, event.detail["position"], event.position) == ("maintenance", 1, 3)
+
+
+@pytest.mark.security("audit", "a front that somebody deleted as old where nothing is")
+def test_a_front_that_nobody_was_to_delete_is_a_fault(old, prune, sessions):
+    old(200, 150, 1)
+    prune()
+    with sessions() as session:
+        asked, unasked = (
+            chain.verify(session, may_be_pruned=may_be_pruned) for may_be_pruned in (True, False)
+        )
+
+    assert asked.broken is None
+    assert unasked.broken == Broken(fault=Fault.PRUNED, position=2)

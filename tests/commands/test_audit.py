@@ -4,13 +4,14 @@ import json
 import subprocess
 import sys
 import uuid
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import text
 
 import auth
 import keys
-from audit import chain
+from audit import chain, pruning
 from audit.events import Actor, record
 from keys import Grant
 from models import AuditAction
@@ -255,3 +256,22 @@ def test_what_a_command_was_refused_leaves_none(run, fail, make_job):
     fail("errors", "retry", str(make_job()))
 
     assert json.loads(run("audit", "show", "--json")) == []
+
+
+def test_a_front_that_was_deleted_is_told_unless_it_was_meant(run, fail, seal, sessions):
+    with sessions.begin() as session:
+        for days in (200, 1):
+            session.execute(
+                text(
+                    "INSERT INTO audit_events (id, action, at) VALUES"
+                    f" (gen_random_uuid(), 'queue_paused', now() - interval '{days} days')"
+                )
+            )
+    seal()
+    with sessions.begin() as session:
+        assert pruning.prune(session, keep=timedelta(days=90)) == 1
+    seal()
+    status, said = fail("audit", "verify")
+
+    assert (status, "--pruned" in said) == (1, True)
+    assert "It begins after 1:" in run("audit", "verify", "--pruned")
