@@ -1,17 +1,45 @@
-"""The page of promises names every fault that a test injects, and no other."""
+"""The page of promises names every fault that a test injects, and the test, and no other."""
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
-PAGE = PROJECT_DIR / "docs" / "what-survives-what.md"
+PAGE = (PROJECT_DIR / "docs" / "what-survives-what.md").read_text("utf-8")
+
+
+def injected() -> Iterator[tuple[str, str]]:
+    """Each fault that is injected, with the test that does it."""
+    for path in sorted((PROJECT_DIR / "tests" / "chaos").glob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                marks = [ast.unparse(decorator) for decorator in node.decorator_list]
+                for mark in marks:
+                    # a parameter's mark stands within the decorator that has the parameters
+                    for fault in re.findall(r"mark\.fault\('([A-Z]\d+)'", mark):
+                        yield fault, f"tests/chaos/{path.name}::{node.name}"
+
+
+def index() -> list[str]:
+    """The lines of the page's last table."""
+    tests: dict[str, list[str]] = {}
+    for fault, test in injected():
+        if test not in tests.setdefault(fault, []):
+            tests[fault].append(test)
+    order = sorted(tests, key=lambda fault: (fault[0], int(fault[1:])))
+    return [f"| {fault} | {', '.join(f'`{test}`' for test in tests[fault])} |" for fault in order]
 
 
 def test_every_fault_of_the_page_is_injected_and_the_other_way_round() -> None:
-    told = re.findall(r"^\| ([A-Z]\d+) \|", PAGE.read_text("utf-8"), re.MULTILINE)
-    injected: set[str] = set()
-    for module in (PROJECT_DIR / "tests" / "chaos").glob("test_*.py"):
-        injected |= set(re.findall(r"mark\.fault\(\"([A-Z]\d+)", module.read_text("utf-8")))
+    promises, _, _ = PAGE.partition("## Which test shows it")
+    told = re.findall(r"^\| ([A-Z]\d+) \|", promises, re.MULTILINE)
 
     assert len(told) == len(set(told))
-    assert set(told) == injected
+    assert set(told) == {fault for fault, _ in injected()}
+
+
+def test_the_page_says_which_test_shows_what() -> None:
+    _, _, told = PAGE.partition("## Which test shows it")
+
+    assert re.findall(r"^\| [A-Z]\d+ \|.*", told, re.MULTILINE) == index()
