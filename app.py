@@ -24,6 +24,7 @@ from api import (
     jobs,
     keys,
     memory,
+    openai,
     protocol,
     queues,
     results,
@@ -114,7 +115,18 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.services = services
     if settings.docs_enabled:
         app.include_router(documentation.page)
-    for module in (health, transcriptions, jobs, results, admin, dead_letters, queues, keys, usage):
+    for module in (
+        health,
+        transcriptions,
+        openai,
+        jobs,
+        results,
+        admin,
+        dead_letters,
+        queues,
+        keys,
+        usage,
+    ):
         app.include_router(module.router)
     errors.install(app)
     documentation.install(app, *BODIES)

@@ -158,6 +158,13 @@ class Settings(BaseSettings):
     body_timeout_seconds: Pause = Field(
         30.0, description="Longest time in which nothing of a body arrives"
     )
+    openai_wait_seconds: float = Field(
+        540.0,
+        ge=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="Longest time that /v1/audio waits for a job; OpenAI's clients wait 600",
+    )
     keep_alive_seconds: Pause = Field(
         20.0, description="How long a connection is kept for a further request"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -16,10 +16,11 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import BaseModel
 from starlette.responses import HTMLResponse
 
-from api import idempotency, submission
+from api import idempotency, openai_errors, submission
 from api.dependencies import Needs, single_values
 from api.errors import MEDIA_TYPE
 from api.multipart import FILE_FIELD
+from api.openai_errors import Envelope
 from api.schemas import Problem
 from config import VERSION
 
@@ -29,10 +30,11 @@ Send a file, get a job; ask for the job until it is completed, and read its text
 
 Every call but `/health` and `/ready` carries an API key, as `X-API-Key: KEY` or
 `Authorization: Bearer KEY`; beside each operation stands the scope that it needs. Every error is
-`application/problem+json` with a stable `code`.
+`application/problem+json` with a stable `code`; those of `/v1/` are told as OpenAI does.
 """
 TAGS: Final = [
     {"name": "jobs", "description": "Submit recordings, follow them, read what was said."},
+    {"name": "openai", "description": "The same, for clients of OpenAI."},
     {"name": "admin", "description": "For operators: needs a key with the scope `admin`."},
     {"name": "limits", "description": "What may be used, and what has been."},
     {"name": "keys", "description": "For operators: who may do what."},
@@ -61,6 +63,7 @@ _EXPLANATIONS: Final = {
     422: "A field has a value that is not allowed.",
     429: "The key has used up its requests or a quota, or there were too many refusals.",
     503: "PostgreSQL or the store of uploads is away; try again later.",
+    504: "The job is not done yet; the same request finds it.",
     507: "Not enough free disk space; try again later.",
 }
 
@@ -92,6 +95,18 @@ def problems(*statuses: int) -> Responses:
     """
     more = {HTTPStatus.TOO_MANY_REQUESTS} if HTTPStatus.UNAUTHORIZED in statuses else set()
     return {int(status): _problem(status) for status in sorted({*statuses, *more})}
+
+
+def refusals(*statuses: int) -> Responses:
+    """Describe the errors of a route of OpenAI's."""
+    wanted = {*statuses, HTTPStatus.TOO_MANY_REQUESTS}
+    return {int(status): _refusal(status) for status in sorted(wanted)}
+
+
+def _refusal(status: int) -> dict[str, Any]:
+    explanation = _EXPLANATIONS.get(status, HTTPStatus(status).phrase)
+    schema = {"$ref": f"#/components/schemas/{Envelope.__name__}"}
+    return {"description": explanation, "content": {"application/json": {"schema": schema}}}
 
 
 def _problem(status: int) -> dict[str, Any]:
@@ -147,6 +162,18 @@ def upload_body() -> dict[str, Any]:
     }
 
 
+def openai_body(fields: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Describe a form of OpenAI's, which is read by hand."""
+    file = {"type": "string", "format": "binary", "description": "Audio, or video with sound."}
+    schema = {
+        "type": "object",
+        "required": [FILE_FIELD],
+        "properties": {FILE_FIELD: file, **fields},
+    }
+    body = {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+    return {"requestBody": body}
+
+
 def json_request(model_name: str, *, required: bool) -> dict[str, Any]:
     """Describe a JSON body that a dependency of ours reads."""
     schema = {"$ref": f"#/components/schemas/{model_name}"}
@@ -176,7 +203,7 @@ def _document(app: FastAPI, bodies: tuple[type[BaseModel], ...]) -> dict[str, An
         tags=TAGS,
     )
     schemas = document["components"]["schemas"]
-    models: tuple[type[BaseModel], ...] = (Problem, *bodies)
+    models: tuple[type[BaseModel], ...] = (Problem, Envelope, *bodies)
     for model in models:
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(schema.pop("$defs", {}))
@@ -184,10 +211,13 @@ def _document(app: FastAPI, bodies: tuple[type[BaseModel], ...]) -> dict[str, An
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     scopes, strict = dict(_scopes(app)), set(_strict(app))
-    for path in document["paths"].values():
-        for operation in path.values():
-            for status in _implied(operation, strict=operation["operationId"] in strict):
-                operation["responses"][str(status)] = _problem(status)
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            if path.startswith(openai_errors.PREFIX):
+                operation["responses"].pop("422", None)  # they have none
+            else:
+                for status in _implied(operation, strict=operation["operationId"] in strict):
+                    operation["responses"][str(status)] = _problem(status)
             if scope := scopes.get(operation["operationId"]):
                 # OpenAPI 3.1: for what is not OAuth these are the roles that are needed
                 operation["security"] = [

@@ -23,6 +23,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import errors
+from api import openai_errors
 from errors import InvalidRequest, ServiceError
 
 logger = logging.getLogger(__name__)
@@ -67,10 +68,11 @@ HTTP_CODES: Final = {
     416: "range_not_satisfiable",
     431: "headers_too_large",
     503: "unavailable",
+    504: "still_transcribing",
 }
 METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 #: When to try again, in seconds, where the error itself does not know.
-RETRY_AFTER: Final = {429: 5, 503: 5, 507: 60}
+RETRY_AFTER: Final = {429: 5, 503: 5, 504: 5, 507: 60}
 #: Sent to nobody: the client is gone. The number is nginx's.
 CLIENT_CLOSED_REQUEST: Final = 499
 
@@ -98,8 +100,15 @@ def problem(
     *,
     headers: Mapping[str, str] | None = None,
     members: Mapping[str, Any] | None = None,
-) -> ProblemResponse:
+) -> JSONResponse:
     """Build the body of every error."""
+    headers = dict(headers or {})
+    if status in RETRY_AFTER:
+        headers.setdefault("Retry-After", str(RETRY_AFTER[status]))
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    if openai_errors.speaks(scope):
+        return openai_errors.envelope(status, code, detail, headers, members or {})
     body = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -110,11 +119,6 @@ def problem(
         "request_id": scope.get("state", {}).get("request_id"),
     }
     body = {**body, **(members or {}), **body}
-    headers = dict(headers or {})
-    if status in RETRY_AFTER:
-        headers.setdefault("Retry-After", str(RETRY_AFTER[status]))
-    if status == HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
     return ProblemResponse(body, status, headers)
 
 
@@ -134,7 +138,7 @@ async def _service_error(request: Request, error: Exception) -> Response:
     return response_of(request.scope, cast("ServiceError", error))
 
 
-def response_of(scope: Scope, error: ServiceError) -> ProblemResponse:
+def response_of(scope: Scope, error: ServiceError) -> JSONResponse:
     """Tell a client of an error; one that is our own fault is raised again."""
     _note_refusal(scope, error)
     status = status_of(type(error))
@@ -295,5 +299,7 @@ class _Answer:
 
 def _is_foreign_error(status: int, headers: Mapping[str, str]) -> bool:
     if status < HTTPStatus.BAD_REQUEST or status == CLIENT_CLOSED_REQUEST:
+        return False
+    if openai_errors.RETRY_HEADER in headers:
         return False
     return not headers.get("content-type", "").startswith(MEDIA_TYPE)

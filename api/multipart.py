@@ -55,7 +55,8 @@ class FormReader:
     """Takes the body in pieces; keeps the fields and gives the file's bytes on.
 
     Args:
-        known: Names of the fields that there are, beside ``file``.
+        known: Names of the fields that there are, beside ``file``; None: any will do, and one that
+            comes again is joined to what it said before with a comma.
         before_file: Called with the fields that came before the file, before a byte of it is
             kept: whatever is wrong with them is known in time.
     """
@@ -64,7 +65,7 @@ class FormReader:
         self,
         boundary: bytes,
         *,
-        known: Collection[str],
+        known: Collection[str] | None,
         before_file: Callable[[Mapping[str, str]], object],
     ) -> None:
         self.fields: dict[str, str] = {}
@@ -162,6 +163,8 @@ class FormReader:
         if name == FILE_FIELD:
             if self.filename is not None:
                 raise invalid(FILE_FIELD, "too_many", "One file at a time.")
+        elif self._known is None:
+            pass
         elif name not in self._known:
             raise InvalidRequest(
                 "The form has a field that does not exist.", fields=[FILE_FIELD, *self._known]
@@ -186,9 +189,10 @@ class FormReader:
             return
         name = self._part.name
         try:
-            self.fields[name] = self._part.value.decode()
+            value = self._part.value.decode()
         except UnicodeDecodeError:
             raise invalid(name, "encoding", "It should be UTF-8.") from None
+        self.fields[name] = f"{self.fields[name]},{value}" if name in self.fields else value
 
     def _finish(self) -> None:
         self.complete = True

@@ -23,7 +23,7 @@ SENT: Final = (
 SHOWN: Final = (
     "Accept-Ranges", "Content-Disposition", "Content-Length", "Content-Range",
     "Idempotency-Replayed", "Link", "Location", "Retry-After", "Transcript-Complete",
-    "X-Request-ID",
+    "X-Request-ID", "x-job-id", "x-should-retry",
 )  # fmt: skip
 #: How long a browser may remember what it was told.
 PREFLIGHT_SECONDS: Final = 600

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,12 +19,20 @@ from api import idempotency, jobs, uploading
 from api.digests import Digests
 from api.schemas import JobDetail, path_of
 from api.services import Services
-from api.submission import BYTES_PER_SECOND, Defaults
+from api.submission import BYTES_PER_SECOND
 from api.trail import ACTOR
-from api.uploading import Received, Reception, Store
+from api.uploading import Form, Received, Store
 from audit.events import record
 from auth import Principal
-from errors import IdempotencyMismatch, JobDeleted, NotFound, StorageUnavailable, SubmissionUnderWay
+from errors import (
+    IdempotencyMismatch,
+    JobDeleted,
+    NotFound,
+    QueueFull,
+    QuotaExceeded,
+    StorageUnavailable,
+    SubmissionUnderWay,
+)
 from jobs import lifecycle, queues, submissions
 from jobs.lifecycle import NewJob
 from jobs.queries import JobView
@@ -45,6 +54,8 @@ class Added:
     #: Where to ring for a worker; None where nothing is new.
     lane: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    #: What was sent beside the file.
+    fields: Mapping[str, str] = field(default_factory=dict)
 
 
 class _Beaten(Exception):
@@ -61,8 +72,11 @@ class Submission:
     request: Request
     principal: Principal
     services: Services
+    form: Form
     #: What its client calls it.
     key: str | None
+    #: Whether one without a key is known by what it holds, so that it may be sent again, too.
+    known_by_content: bool = False
 
     async def receive(self) -> Added:
         """Read it, and add its job unless there is one already.
@@ -77,11 +91,30 @@ class Submission:
         if memory is not None:
             # The key alone proves nothing: what comes is read, compared, and kept nowhere.
             received = await self._read(Digests(self.services.uploads.max_bytes))
-            return await run_in_threadpool(self._replay, memory, received)
-        await run_in_threadpool(self._require_room)
+            replayed = await run_in_threadpool(self._replay, memory, received)
+            return dataclasses.replace(replayed, fields=received.fields)
+        try:
+            await run_in_threadpool(self._require_room)
+        except (QueueFull, QuotaExceeded):
+            if not self.known_by_content:
+                raise
+            # what is here already needs no room
+            if (found := await self._again()) is None:
+                raise
+            return found
         received = await self._read(self.services.uploads)
         async with self.services.allowances.turn(self.principal):
-            return await run_in_threadpool(self._add, received)
+            added = await run_in_threadpool(self._add, received)
+        return dataclasses.replace(added, fields=received.fields)
+
+    async def _again(self) -> Added | None:
+        received = await self._read(Digests(self.services.uploads.max_bytes))
+
+        def find() -> Added | None:
+            with self.services.transaction() as session:
+                return self._same(session, received)
+
+        return await run_in_threadpool(find)
 
     def _require_room(self) -> None:
         if self.services.outlook.has_budget:
@@ -91,13 +124,7 @@ class Submission:
         self.services.allowances.require_room(self.principal, body_bytes=length)
 
     async def _read(self, store: Store) -> Received:
-        reception = Reception(
-            job_id=uuid7(),
-            query=self.request.query_params,
-            defaults=Defaults.of(self.services.settings),
-            may_use_high=self.principal.may_use_high,
-        )
-        return await uploading.receive(self.request, store, reception)
+        return await uploading.receive(self.request, store, self.form, uuid7())
 
     # Adding
 
@@ -106,7 +133,11 @@ class Submission:
         keep_file = False
         try:
             with self.services.transaction() as session:
-                added = self._duplicate(session, received) or self._new(session, received)
+                added = (
+                    self._same(session, received)
+                    or self._duplicate(session, received)
+                    or self._new(session, received)
+                )
                 self._remember(session, received, added.shown.id)
                 # From here on only the commit is left. Should its answer be lost, nobody knows
                 # whether the job is there: the file stays, and maintenance deletes it if not.
@@ -139,6 +170,17 @@ class Submission:
             job_id=job.id,
             detail={"bytes": job.upload_bytes, "model": job.model_name, "priority": job.priority},
         )
+
+    def _same(self, session: Session, received: Received) -> Added | None:
+        if not self.known_by_content:
+            return None
+        job = _new_job(self.services, self.principal, received)
+        job_id = submissions.same(session, job, keep_seconds=self._keep_seconds)
+        if job_id is None:
+            return None
+        shown = jobs.read(session, job_id, self.principal, self.request)
+        headers = {**self._headers(shown), idempotency.REPLAYED: "true"}
+        return Added(shown=shown, headers=headers, fields=received.fields)
 
     def _duplicate(self, session: Session, received: Received) -> Added | None:
         if self.services.settings.duplicate_detection == "off":

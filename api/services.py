@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from api.allowances import Allowances
 from api.doorkeeper import Doorkeeper
+from api.endings import Endings
 from api.idempotency import UnderWay
 from api.outlook import Outlook
 from api.rates import SharedCounts
@@ -24,7 +25,7 @@ from config import Settings
 from database import get_db_session, make_engine, make_sessions
 from errors import DatabaseUnavailable, ServiceError
 from first_keys import FirstKeys
-from jobs import dispatching
+from jobs import dispatching, queries
 from jobs.uploads import UploadStore
 from models import Owner
 from redaction import make_mask
@@ -90,6 +91,8 @@ class Services:
         self.outlook = Outlook(budget_seconds=settings.max_queued_audio_hours * 3600)
         self.doorkeeper = Doorkeeper(self.counts, limit=settings.max_auth_failures)
         self.trail = Trail(self.transaction, mask=make_mask(settings.secrets()))
+        listening = make_engine(settings, pooled=False, name="transcription-web-endings")
+        self.endings = Endings(listening, self.ended)
         self.readiness = Readiness(self._could_accept)
 
     def start(self) -> None:
@@ -107,6 +110,7 @@ class Services:
             logger.warning("the database is away; keys are entered when it answers")
 
     def close(self) -> None:
+        self.endings.close()
         self.trail.denials.close()
         self.doorbell.close()
         self.redis.close()
@@ -122,6 +126,11 @@ class Services:
         """
         with get_db_session(self.sessions) as session:
             yield session
+
+    def ended(self, job_ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
+        """Which of these jobs have ended, or are no more."""
+        with self.transaction() as session:
+            return set(job_ids) - queries.unfinished(session, job_ids)
 
     def publish(self, job_id: uuid.UUID, lane: str) -> None:
         """Ring for a worker, after the commit. Failing is harmless: the dispatcher rings later."""

@@ -11,6 +11,8 @@ from api.dependencies import By, JobId, Reader, ServicesDep, Writer, single_valu
 from api.documentation import Responses, problems, upload_body
 from api.receiving import Submission
 from api.schemas import JobDetail
+from api.submission import Defaults
+from api.uploading import OurForm
 
 router = APIRouter(tags=["jobs"], dependencies=[Depends(single_values)])
 
@@ -56,7 +58,12 @@ async def submit(
 ) -> JobDetail:
     key = idempotency.key_of(request.headers)
     with services.under_way.hold(principal.owner_id, key):
-        submission = Submission(request, principal, services, key)
+        form = OurForm(
+            query=request.query_params,
+            defaults=Defaults.of(services.settings),
+            may_use_high=principal.may_use_high,
+        )
+        submission = Submission(request, principal, services, form, key)
         added = await submission.receive()
     if added.lane is not None and not added.shown.queue_paused:
         # after the answer: whoever waits for it need not wait for Redis

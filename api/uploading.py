@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -63,49 +63,71 @@ class Received:
     upload: Content
     filename: str
     wishes: Wishes
-    #: Its fields, as they were sent.
+    #: What it says, in our words.
     said: Mapping[str, str]
+    #: As they were sent.
+    fields: Mapping[str, str]
+
+
+class Form(Protocol):
+    """How the fields of one submission are understood."""
+
+    @property
+    def known(self) -> Collection[str] | None:
+        """Their names; None: any will do."""
+
+    def wishes(self, fields: Mapping[str, str]) -> Wishes: ...
+
+    def said(self, fields: Mapping[str, str]) -> Mapping[str, str]:
+        """What a submission says once it is whole; two that say the same want the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reception:
-    """What the reading of one submission needs to know."""
+class OurForm:
+    """The fields of ``FIELDS``, in the form and in the query."""
 
-    job_id: uuid.UUID
     query: Mapping[str, str]
     defaults: Defaults
     may_use_high: bool
 
-    def wishes(self, form: Mapping[str, str]) -> Wishes:
-        return read(self.query, form, self.defaults, may_use_high=self.may_use_high)
+    @property
+    def known(self) -> Collection[str]:
+        return list(FIELDS)
+
+    def wishes(self, fields: Mapping[str, str]) -> Wishes:
+        return read(self.query, fields, self.defaults, may_use_high=self.may_use_high)
+
+    def said(self, fields: Mapping[str, str]) -> Mapping[str, str]:
+        return said(self.query, fields)
 
 
-async def receive(request: Request, store: Store, reception: Reception) -> Received:
+async def receive(request: Request, store: Store, form: Form, job_id: uuid.UUID) -> Received:
     """Read a submission and keep its file; whatever goes wrong, nothing is left of it.
 
     Raises:
         ServiceError, HTTPException: The submission is wrong, too large, or there is no room.
         ClientDisconnect: Its sender went away.
     """
-    reception.wishes({})
+    form.wishes({})
     reader = FormReader(
         boundary_of(request.headers.get("content-type")),
-        known=list(FIELDS),
-        before_file=reception.wishes,
+        known=form.known,
+        before_file=form.wishes,
     )
     _require_plain(request)
     expected_bytes = _expected_bytes(request, store)
-    async with _writing(store, reception.job_id, expected_bytes) as pen:
+    async with _writing(store, job_id, expected_bytes) as pen:
         await _copy(request, reader, pen)
         filename = reader.require_end()
-        wishes = reception.wishes(reader.fields)
+        wishes, words = form.wishes(reader.fields), form.said(reader.fields)
         upload = await pen.finish()
     return Received(
-        job_id=reception.job_id,
+        job_id=job_id,
         upload=upload,
         filename=filename,
         wishes=wishes,
-        said=said(reception.query, reader.fields),
+        said=words,
+        fields=reader.fields,
     )
 
 

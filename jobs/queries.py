@@ -7,7 +7,7 @@ owners' jobs are not there; None means everybody's.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -19,6 +19,7 @@ from jobs import dead_letters
 from jobs.dead_letters import INPUT_FAULTS, Wanted
 from jobs.paging import Place, after
 from models import (
+    FINAL,
     JobStatus,
     PausedQueue,
     TranscriptionJob,
@@ -196,6 +197,13 @@ SELECT lane,
  WHERE status = 'pending'
  GROUP BY lane
 """)
+
+
+def unfinished(session: Session, job_ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
+    """Which of these have not ended; those that are no more have."""
+    jobs = TranscriptionJob
+    waiting = jobs.id.in_(job_ids), jobs.status.not_in(FINAL)
+    return set(session.scalars(select(jobs.id).where(*waiting)))
 
 
 def figures(session: Session) -> Figures:

@@ -11,7 +11,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import bindparam, exists, select, text
+from sqlalchemy import ColumnElement, bindparam, exists, func, or_, select, text
 from sqlalchemy.dialects.postgresql import UUID
 from sqlalchemy.orm import Session
 from sqlalchemy.types import LargeBinary
@@ -52,6 +52,7 @@ DELETE FROM idempotency_keys
  WHERE created_at < now() - make_interval(secs => :keep)
 """)
 
+_HAS_RESULT: Final = exists().where(TranscriptionResult.job_id == TranscriptionJob.id)
 #: What two jobs have in common that come to the same transcript.
 ASKED_FOR: Final = (
     "owner_id", "upload_sha256", "upload_bytes", "engine_name", "model_name", "language",
@@ -100,18 +101,42 @@ def twin(session: Session, job: NewJob) -> uuid.UUID | None:
 
     One that was done with less than was asked for is none.
     """
-    same = (
+    return _newest(
+        session,
+        job,
+        TranscriptionJob.status == JobStatus.COMPLETED,
+        TranscriptionJob.degraded.is_(False),
+        _HAS_RESULT,
+    )
+
+
+def same(session: Session, job: NewJob, *, keep_seconds: float) -> uuid.UUID | None:
+    """Find the owner's newest job of the same file, with the same wishes, that may yet be done.
+
+    Until the transaction's end nobody else finds none: of two that come at once one makes the job.
+    """
+    wishes = [str(getattr(job, name)) for name in ASKED_FOR]
+    digest = hashlib.sha256(repr(wishes).encode()).digest()
+    number = int.from_bytes(digest[:8], signed=True)
+    session.execute(select(func.pg_advisory_xact_lock(number)))
+    return _newest(
+        session,
+        job,
+        TranscriptionJob.created_at
+        >= func.now() - func.make_interval(0, 0, 0, 0, 0, 0, keep_seconds),
+        TranscriptionJob.cancel_requested_at.is_(None),
+        or_(TranscriptionJob.status.in_((JobStatus.PENDING, JobStatus.PROCESSING)), _HAS_RESULT),
+    )
+
+
+def _newest(session: Session, job: NewJob, *conditions: ColumnElement[bool]) -> uuid.UUID | None:
+    alike = (
         getattr(TranscriptionJob, name).is_not_distinct_from(getattr(job, name))
         for name in ASKED_FOR
     )
     return session.scalar(
         select(TranscriptionJob.id)
-        .where(
-            *same,
-            TranscriptionJob.status == JobStatus.COMPLETED,
-            TranscriptionJob.degraded.is_(False),
-            exists().where(TranscriptionResult.job_id == TranscriptionJob.id),
-        )
+        .where(*alike, *conditions)
         .order_by(TranscriptionJob.created_at.desc(), TranscriptionJob.id.desc())
         .limit(1)
     )

@@ -50,6 +50,22 @@ AUDIT_TRIGGERS = (
     "CREATE TRIGGER audit_events_guard_all BEFORE TRUNCATE ON audit_events"
     " FOR EACH STATEMENT EXECUTE FUNCTION audit_events_guard()",
 )
+#: Whoever waits for a job hears of it on this channel; what became of it stands in its row.
+JOB_ENDED = """
+CREATE FUNCTION job_ended() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('job_ended', OLD.id::text);
+    RETURN NULL;
+END
+$$
+"""
+_ENDED = "('completed', 'failed', 'cancelled')"
+JOB_TRIGGERS = (
+    "CREATE TRIGGER job_ended AFTER UPDATE OF status ON transcription_jobs FOR EACH ROW"
+    f" WHEN (OLD.status NOT IN {_ENDED} AND NEW.status IN {_ENDED}) EXECUTE FUNCTION job_ended()",
+    "CREATE TRIGGER job_deleted AFTER DELETE ON transcription_jobs FOR EACH ROW"
+    f" WHEN (OLD.status NOT IN {_ENDED}) EXECUTE FUNCTION job_ended()",
+)
 
 
 def upgrade() -> None:
@@ -328,7 +344,8 @@ def upgrade() -> None:
     )
     # ### end Alembic commands ###
     op.execute(AUDIT_GUARD)
-    for trigger in AUDIT_TRIGGERS:
+    op.execute(JOB_ENDED)
+    for trigger in (*AUDIT_TRIGGERS, *JOB_TRIGGERS):
         op.execute(trigger)
 
 
@@ -375,3 +392,4 @@ def downgrade() -> None:
     op.drop_table('audit_events')
     # ### end Alembic commands ###
     op.execute("DROP FUNCTION audit_events_guard()")
+    op.execute("DROP FUNCTION job_ended()")

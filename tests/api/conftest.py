@@ -84,6 +84,8 @@ def make_settings(engine: Engine, redis_url: str, tmp_path: Path) -> Callable[..
             "whisper_model_size": "tiny",
             # no test depends on how busy the machine is
             "publish_budget_ms": 10_000,
+            # and none has a worker
+            "openai_wait_seconds": 0.0,
         }
         return Settings(**{**given, **values})
 

@@ -99,8 +99,10 @@ def example(schema: Mapping[str, Any]) -> Any:
 
 def body(operation: Operation) -> dict[str, Any]:
     content = METHODS.get(operation, {}).get("requestBody", {}).get("content", {})
-    if "multipart/form-data" in content:
-        return {"files": {"file": ("a.mp3", b"sound")}}
+    if form := content.get("multipart/form-data"):
+        # nobody here does the job that an answer would wait for
+        more = {"data": {"async": "true"}} if "async" in form["schema"]["properties"] else {}
+        return {"files": {"file": ("a.mp3", b"sound")}, **more}
     if "application/json" in content:
         return {"json": example(content["application/json"]["schema"])}
     return {}
@@ -131,6 +133,12 @@ def call(client, operation, headers=None, ids=None):
 def told(answer):
     """A problem without what differs between any two."""
     return {k: v for k, v in answer.json().items() if k not in {"instance", "request_id"}}
+
+
+def code_of(answer):
+    """What a refusal is called, in our words or OpenAI's."""
+    said = answer.json()
+    return said["error"]["code"] if "error" in said else said["code"]
 
 
 @pytest.fixture
@@ -192,7 +200,7 @@ def test_nothing_is_done_without_a_key(client, of_alice, snapshot, operation):
 
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == "Bearer"
-    assert operation[0] == "head" or answer.json()["code"] == "not_authenticated"
+    assert operation[0] == "head" or code_of(answer) in {"not_authenticated", "invalid_api_key"}
     assert snapshot() == before
 
 
@@ -224,7 +232,8 @@ def test_a_key_does_what_its_scope_says_and_no_more(client, make_key, of_alice, 
 
     assert (answer.status_code == 403) == (not allowed)
     if not allowed and operation[0] != "head":
-        assert (answer.json()["code"], answer.json()["scope"]) == ("not_allowed", wanted)
+        assert code_of(answer) == "not_allowed"
+        assert "error" in answer.json() or answer.json()["scope"] == wanted
 
 
 # Owners and strangers

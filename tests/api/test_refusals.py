@@ -18,6 +18,7 @@ from sqlalchemy import func, select
 from starlette.testclient import TestClient
 
 from api.dependencies import MAX_JSON_BYTES
+from api.openai_errors import Envelope
 from api.schemas import Problem
 from app import create_app
 from config import Settings
@@ -33,6 +34,8 @@ DOCUMENTED: Final = [
     if int(status) >= 400
 ]
 SUBMIT: Final = ("post", "/transcribe")
+OPENAI: Final = (("post", "/v1/audio/transcriptions"), ("post", "/v1/audio/translations"))
+SUBMITTING: Final = (SUBMIT, *OPENAI)
 #: What asks for a job that another answer would not be refused with.
 CHANGES: Final = {("patch", "/jobs/{job_id}"): {"priority": "high"}}
 MB: Final = 2**20
@@ -173,9 +176,10 @@ def last_of_its_kind(attempt: Attempt) -> httpx2.Response:
 def under_way(attempt: Attempt) -> httpx2.Response:
     name = b"Idempotency-Key: one"
     with serving(attempt.settings) as port, connected(port) as first, connected(port) as second:
-        first.sendall(request(length(1000), name, key=attempt.key) + HEAD)
+        path = attempt.operation[1]
+        first.sendall(request(length(1000), name, key=attempt.key, path=path) + HEAD)
         assert poll(lambda: stored(attempt.settings))
-        second.sendall(request(length(1000), name, key=attempt.key) + HEAD)
+        second.sendall(request(length(1000), name, key=attempt.key, path=path) + HEAD)
         return read(second.recv(65536))
 
 
@@ -192,7 +196,8 @@ def deleted(attempt: Attempt) -> httpx2.Response:
 
 
 def half_upload(attempt: Attempt) -> httpx2.Response:
-    return attempt.by_hand(request(length(MB), key=attempt.key), HEAD + b"x")
+    path = attempt.operation[1]
+    return attempt.by_hand(request(length(MB), key=attempt.key, path=path), HEAD + b"x")
 
 
 def no_form(attempt: Attempt) -> httpx2.Response:
@@ -202,6 +207,14 @@ def no_form(attempt: Attempt) -> httpx2.Response:
 
 def large_upload(attempt: Attempt) -> httpx2.Response:
     return attempt.call(files={"file": ("a.mp3", bytes(MB + 1))})
+
+
+def no_model(attempt: Attempt) -> httpx2.Response:
+    return attempt.call(**{**body(attempt.operation), "data": {"model": "nobody's"}})
+
+
+def too_late(attempt: Attempt) -> httpx2.Response:
+    return attempt.call(**{**body(attempt.operation), "data": {}})
 
 
 def full_disk(attempt: Attempt) -> httpx2.Response:
@@ -238,13 +251,17 @@ WAYS: Final[dict[int, Way]] = {
     503: no_database,
 }
 OF_ONE: Final[dict[tuple[Operation, int], Way]] = {
-    (SUBMIT, 400): no_form,
-    (SUBMIT, 408): half_upload,
-    (SUBMIT, 409): under_way,
-    (SUBMIT, 410): deleted_meanwhile,
-    (SUBMIT, 413): large_upload,
-    (SUBMIT, 415): other_media,
-    (SUBMIT, 507): full_disk,
+    **{(operation, 400): no_form for operation in SUBMITTING},
+    **{(operation, 408): half_upload for operation in SUBMITTING},
+    **{(operation, 409): under_way for operation in SUBMITTING},
+    **{(operation, 410): deleted_meanwhile for operation in SUBMITTING},
+    **{(operation, 413): large_upload for operation in SUBMITTING},
+    **{(operation, 415): other_media for operation in SUBMITTING},
+    **{(operation, 507): full_disk for operation in SUBMITTING},
+    **{(operation, 404): no_model for operation in OPENAI},
+    **{(operation, 504): too_late for operation in OPENAI},
+    (("get", "/v1/models"), 400): twice,
+    (("get", "/v1/models/{name}"), 400): twice,
     (("get", "/jobs"), 400): no_cursor,
     (("get", "/admin/errors"), 400): no_cursor,
     (("get", "/admin/keys"), 400): no_cursor,
@@ -283,14 +300,20 @@ def test_every_error_that_the_document_tells_of_is_seen(
     answer = way_to(operation, status)(attempt)
 
     assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert Problem.model_validate_json(answer.content).status == status
+    if operation[1].startswith("/v1/"):
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.headers["x-should-retry"] in {"true", "false"}
+        assert Envelope.model_validate_json(answer.content).error.message
+    else:
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert Problem.model_validate_json(answer.content).status == status
 
 
 def test_one_schema_is_told_of_for_every_error() -> None:
     contents = {
         json.dumps(METHODS[operation]["responses"][str(status)]["content"])
         for operation, status in DOCUMENTED
+        if not operation[1].startswith("/v1/")
     }
     schema = {"$ref": "#/components/schemas/Problem"}
 

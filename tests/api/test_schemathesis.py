@@ -20,8 +20,8 @@ from models import Scope
 from tests.api.conftest import Jobs, MakeKey, serving
 
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
-#: They make the key useless that the others are asked with.
-ENDING = ("revoke_key", "rotate_key")
+#: They take away the key that the others are asked with, or the jobs that they are asked about.
+ENDING = ("revoke_key", "rotate_key", "delete_job")
 
 Try = Callable[..., str]
 
@@ -85,7 +85,7 @@ def test_so_is_every_answer_to_a_key_that_may_only_read(attempt: Try, make_key: 
 
 
 @pytest.mark.parametrize("name", ENDING)
-def test_so_is_every_answer_about_keys_that_end(attempt: Try, make_key: MakeKey, name: str) -> None:
+def test_so_is_every_answer_about_what_ends(attempt: Try, make_key: MakeKey, name: str) -> None:
     key = make_key("root", scopes=tuple(Scope))
 
     assert attempt(key, "--phases=fuzzing", "--max-examples=5", *only(name))

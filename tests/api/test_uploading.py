@@ -21,10 +21,10 @@ TAIL = b"\r\n--XX--\r\n"
 FORM = b"Content-Type: multipart/form-data; boundary=XX\r\n"
 
 
-def request(*lines: bytes, key: dict[str, str] | None = None) -> bytes:
+def request(*lines: bytes, key: dict[str, str] | None = None, path: str = "/transcribe/") -> bytes:
     """The head of a submission."""
     carried = [f"X-API-Key: {key['X-API-Key']}".encode()] if key else []
-    head = [b"POST /transcribe/ HTTP/1.1", b"Host: localhost", *carried, *lines]
+    head = [f"POST {path} HTTP/1.1".encode(), b"Host: localhost", *carried, *lines]
     return b"\r\n".join(head) + b"\r\n" + FORM + b"\r\n"
 
 
