@@ -189,7 +189,9 @@ def give_wal_room(postgres: PostgresServer) -> None:
     """Begin a new file of 16 MB: where the log itself finds no room, PostgreSQL stops (F27)."""
     with administration(postgres) as execute:
         execute("SELECT pg_switch_wal()")
-        execute("SELECT pg_logical_emit_message(true, 'tests', 'the first of that file')")
+        # flushed, since the file is made by whoever writes first, which may else be after the disk
+        # is full
+        execute("SELECT pg_logical_emit_message(false, 'tests', 'the first of that file', true)")
 
 
 def submit_until_refused(chaos: Chaos, client: httpx2.Client) -> httpx2.Response:
