@@ -56,7 +56,9 @@ def test_no_request_is_too_strange(client, jobs, made_key, operation, query, bod
 
     assert answer.status_code < 500
     if answer.status_code >= 400:
-        assert answer.headers["content-type"] == "application/problem+json"
+        # OpenAI's packages read errors of OpenAI's own form
+        form = "json" if operation[1].startswith("/v1/") else "problem+json"
+        assert answer.headers["content-type"] == f"application/{form}"
 
 
 @pytest.mark.security("fuzz", "headers that nobody would send")
