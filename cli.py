@@ -11,7 +11,7 @@ from typing import Final, NoReturn
 
 import typer
 
-from commands import audit, dead_letters, doctor, first_version, jobs, keys, models, queues
+from commands import audit, backup, dead_letters, doctor, first_version, jobs, keys, models, queues
 from database import explained
 from errors import ServiceError, SettingsError
 from telemetry import configure_logging
@@ -32,6 +32,10 @@ app.add_typer(dead_letters.app, name="errors")
 app.add_typer(queues.app, name="queues")
 app.add_typer(models.app, name="models")
 app.add_typer(audit.app, name="audit")
+app.command("backup")(backup.take_backup)
+app.command("check-backup")(backup.check_backup)
+app.command("restore")(backup.restore_backup)
+app.command("after-restore")(backup.settle_restored)
 app.command("doctor")(doctor.doctor)
 app.command("import-v1")(first_version.import_first_version)
 

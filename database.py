@@ -37,6 +37,12 @@ TIMEOUTS = {
     "lock_timeout": "5s",
     "idle_in_transaction_session_timeout": "30s",
 }
+#: The same of whoever reads or fills whole tables, and still waits for no lock.
+PATIENT_TIMEOUTS = {
+    "statement_timeout": "0",
+    "lock_timeout": "10s",
+    "idle_in_transaction_session_timeout": "0",
+}
 #: libpq's limits, so that a dead server or a cut cable is noticed within seconds.
 CONNECTION = {
     "connect_timeout": 3,
@@ -46,6 +52,8 @@ CONNECTION = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
+#: A server that takes in a table pauses now and then, which is no cut cable.
+PATIENT_CONNECTION = {"tcp_user_timeout": 0}
 #: SQLSTATEs, or classes of them, that mean "try later", not "this statement is wrong".
 UNAVAILABLE = (
     "08",  # connection
@@ -59,19 +67,29 @@ UNAVAILABLE = (
 #: SQLSTATEs of a database that the migrations have not reached yet: no such table, no such column.
 NOT_MIGRATED = ("42P01", "42703")
 
+#: Any number, as long as it stays the same: processes that change tables at once take turns.
+MIGRATION_LOCK: Final = 0x7472616E73
 MIGRATIONS: Final = PROJECT_DIR / "migrations" / "versions"
 #: How Alembic writes what a migration is, and what it follows.
 _REVISION: Final = re.compile(r"^revision: str = '(\w+)'", re.MULTILINE)
 _DOWN_REVISION: Final = re.compile(r"^down_revision: .* = '(\w+)'", re.MULTILINE)
 
 
-def make_engine(settings: Settings, *, pooled: bool = True, name: str = "transcription") -> Engine:
+def make_engine(
+    settings: Settings,
+    *,
+    pooled: bool = True,
+    name: str = "transcription",
+    patient: bool = False,
+) -> Engine:
     """Build an engine; it connects when first used. What DATABASE_URL says of itself wins.
 
     Args:
         pooled: False gives a fresh connection each time: for the heartbeat, which must not wait
             behind requests for one of the pool.
         name: What ``pg_stat_activity`` shows.
+        patient: A statement may take as long as it likes, and the server pause in the middle of
+            one: for backups.
     """
     url = make_url(settings.require_database_url())
     pool: dict[str, Any] = {"poolclass": NullPool}
@@ -86,16 +104,17 @@ def make_engine(settings: Settings, *, pooled: bool = True, name: str = "transcr
         }
     return create_engine(
         url,
-        connect_args=_connect_args(url, name),
+        connect_args=_connect_args(url, name, patient=patient),
         hide_parameters=True,
         **pool,
     )
 
 
-def _connect_args(url: URL, name: str) -> dict[str, Any]:
+def _connect_args(url: URL, name: str, *, patient: bool) -> dict[str, Any]:
     """What libpq is told beside the URL, which would win over it."""
-    ours = {**CONNECTION, "application_name": name}
-    limits = (f"-c {key}={value}" for key, value in TIMEOUTS.items())
+    ours = {**CONNECTION, **(PATIENT_CONNECTION if patient else {}), "application_name": name}
+    timeouts = PATIENT_TIMEOUTS if patient else TIMEOUTS
+    limits = (f"-c {key}={value}" for key, value in timeouts.items())
     # of two values of one setting the server takes the last
     options = " ".join([*limits, *url.normalized_query.get("options", ())])
     return {

@@ -26,6 +26,9 @@
       SettingsError               the configuration is wrong
       Unhealthy                   a monitor asked to be told so
       ChainBroken                 audit events are not what they were
+      BackupFailed                a backup cannot be written or read
+      BackupDamaged               a backup is not what was taken
+      RestoreRefused              a backup may not be restored there
       LocalServerFailed           our own PostgreSQL or Valkey does not run
 
 ``code`` is stable: it is stored in the job's row and sent to clients. The docstring of a class is
@@ -451,6 +454,24 @@ class ChainBroken(ServiceError):
     """The chain of audit events is broken."""
 
     code = "chain_broken"
+
+
+class BackupFailed(ServiceError):
+    """The backup cannot be written or read."""
+
+    code = "backup_failed"
+
+
+class BackupDamaged(ServiceError):
+    """The backup is not what was taken."""
+
+    code = "backup_damaged"
+
+
+class RestoreRefused(ServiceError):
+    """The backup may not be restored there."""
+
+    code = "restore_refused"
 
 
 class LocalServerFailed(ServiceError):

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 #: Batches of one kind that a round deletes at most.
 BATCHES: Final = 100
+#: So many orphans at once are no accidents of single uploads, and are kept for so long.
+MANY_SECONDS: Final = 7 * 86400.0
 #: Batches of rows whose files are looked for in a round.
 LOOKS: Final = 4
 FIRST: Final = uuid.UUID(int=0)
@@ -98,10 +100,21 @@ class Janitor:
             with get_db_session(self._sessions) as session:
                 found |= retention.orphans(session, job_ids)
         again = found & self._orphans
+        if len(again) >= TOO_MANY:
+            again = self._old_ones(again)
         for job_id in again:
             self._uploads.delete(job_id)
         self._orphans = found - again
         return len(again)
+
+    def _old_ones(self, orphans: set[uuid.UUID]) -> set[uuid.UUID]:
+        """Spare the younger of many orphans: a database that was restored may not know them."""
+        stored = retention.stored_long_ago(self._uploads, MANY_SECONDS)
+        old = {job_id for ids in stored for job_id in ids}
+        spared = orphans - old
+        if spared:
+            logger.error("many uploads have no job", extra={"uploads": len(spared)})
+        return orphans & old
 
 
 class Missing:

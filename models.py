@@ -95,6 +95,8 @@ class AuditAction(StrEnum):
     ERROR_QUARANTINED = "error_quarantined"
     ERROR_RELEASED = "error_released"
     JOBS_IMPORTED = "jobs_imported"  #: From version 2.
+    BACKUP_TAKEN = "backup_taken"  #: Of everything: transcripts, and what keys are known by.
+    BACKUP_RESTORED = "backup_restored"  #: What came after it was taken is lost.
     AUDIT_PRUNED = "audit_pruned"  #: Older events were deleted; says where the chain begins now.
 
 

@@ -487,6 +487,18 @@ def lose(session: Session, job_ids: Sequence[uuid.UUID]) -> int:
     return len(session.execute(statements.LOSE, {"ids": list(job_ids), **values}).all())
 
 
+def void(session: Session) -> int:
+    """End every lease, also those that nobody remembers: for a database that was set back.
+
+    What was being processed goes on after its last window, its attempt given back.
+
+    Returns:
+        How many jobs wait now.
+    """
+    rows = session.execute(statements.VOID)
+    return sum(row.status == JobStatus.PENDING for row in rows)
+
+
 def touch(session: Session, leases: Iterable[StillLease]) -> set[uuid.UUID]:
     """Write these rows as a heartbeat does, changing nothing; returns the jobs where that worked.
 

@@ -160,9 +160,11 @@ def purge_jobs(session: Session, store: UploadStore, *, keep_seconds: float) -> 
     return len(gone)
 
 
-def stored_long_ago(store: UploadStore, *, batch: int = BATCH) -> Iterator[list[uuid.UUID]]:
+def stored_long_ago(
+    store: UploadStore, seconds: float = ORPHAN_SECONDS, *, batch: int = BATCH
+) -> Iterator[list[uuid.UUID]]:
     """Stored uploads that are old enough to be orphans, ``batch`` at a time."""
-    stored = store.stored_before(time.time() - ORPHAN_SECONDS)
+    stored = store.stored_before(time.time() - seconds)
     while ids := list(itertools.islice(stored, batch)):
         yield ids
 

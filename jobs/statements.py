@@ -466,6 +466,26 @@ WITH still AS ({_STILL}
 SELECT id, status, worker_name FROM ended
 """).bindparams(*_SEEN)
 
+#: Everything was set back to an earlier time: no lease counts any more, nor any that was given
+#: since and that nobody remembers. So the epoch rises by more than it can have in that time, and
+#: by another amount each time: milliseconds since 1970. What can never be claimed again keeps its
+#: own.
+VOID: Final = text(f"""
+UPDATE transcription_jobs
+   SET lease_epoch = lease_epoch + CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS bigint),
+       status = CASE WHEN status <> 'processing' THEN status
+                     WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
+                     ELSE 'pending' END,
+       completed_at = CASE WHEN status = 'processing' AND cancel_requested_at IS NOT NULL
+                           THEN now() ELSE completed_at END,
+       attempt = GREATEST(attempt - (status = 'processing')::int, 0),
+       dispatch_due_at = now(),
+       dispatch_count = 0,
+       {_NO_LEASE}
+ WHERE status IN ('pending', 'processing', 'failed')
+RETURNING status
+""")
+
 #: An operator sends failed jobs round again; another model or engine starts from the beginning.
 #: Locked in one order, so that two operators at once wait for each other and do not lock up.
 REDRIVE: Final = text("""

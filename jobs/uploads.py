@@ -31,6 +31,8 @@ from errors import (
 
 #: Uploads that are still being received.
 PART_DIR = ".part"
+#: Uploads that no job has since a backup was restored.
+UNCLAIMED_DIR = ".unclaimed"
 #: Tells an empty store from a volume that is not mounted.
 MARKER = ".transcription-uploads"
 #: Uploads that nobody finished are deleted after so long.
@@ -310,6 +312,17 @@ class UploadStore:
                 job_id = _id_in(path.name)
                 if job_id is not None and _is_older(path, horizon):
                     yield job_id
+
+    def discard_part(self, job_id: uuid.UUID) -> None:
+        """Delete what was begun of an upload and never finished."""
+        with storage_errors():
+            (self.root / PART_DIR / str(job_id)).unlink(missing_ok=True)
+
+    def set_aside(self, job_id: uuid.UUID) -> None:
+        """Move an upload to where no job looks for it, and nobody deletes it but an operator."""
+        with storage_errors():
+            (self.root / UNCLAIMED_DIR).mkdir(mode=0o700, exist_ok=True)
+            self.path(job_id).rename(self.root / UNCLAIMED_DIR / str(job_id))
 
     def sweep(self, *, now: float | None = None) -> int:
         """Delete uploads that were begun and never finished; returns how many."""

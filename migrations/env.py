@@ -15,14 +15,12 @@ from alembic.util import CommandError
 from sqlalchemy import Column, Connection, Engine, inspect, text
 
 from config import Settings
-from database import explained, make_engine, translated_errors
+from database import MIGRATION_LOCK, explained, make_engine, translated_errors
 from errors import DatabaseUnavailable, ServiceError, SettingsError
 from models import Base
 
 logger = logging.getLogger(__name__)
 
-#: Any number, as long as it stays the same: two processes that migrate at once take turns.
-MIGRATION_LOCK = 0x7472616E73
 #: The heads that the first version's database can be at.
 FIRST_VERSION = {"5e05da7b7d89", "a1b2c3d4e5f6"}
 #: How long a database that cannot be reached is tried; ``patience_seconds`` in the configuration's

@@ -24,10 +24,10 @@ from celery_app import DLQ, LANES, WINDOW_KEY, make_celery, make_redis, send
 from config import Settings
 from database import Sessions
 from errors import DatabaseUnavailable, DecoderKilled, ServiceError, StorageUnavailable
-from janitor import Janitor
+from janitor import MANY_SECONDS, Janitor
 from jobs import lifecycle, workers
 from jobs.lifecycle import Backoff
-from jobs.retention import ORPHAN_SECONDS, Retention
+from jobs.retention import ORPHAN_SECONDS, TOO_MANY, Retention
 from jobs.uploads import MARKER, PART_DIR, STALE_PART_SECONDS, UploadStore
 from jobs.workers import FORGET_SECONDS, WorkerState
 from maintenance import (
@@ -579,6 +579,24 @@ def test_the_janitor_deletes_what_is_old_orphaned_or_unfinished_and_nothing_else
     told = [record for record in caplog.records if record.message == "uploads deleted"]
     figures = [[vars(record)[name] for name in ("old", "orphans", "unfinished")] for record in told]
     assert figures == [[1, 0, 1], [0, 1, 0]]
+
+
+@pytest.mark.parametrize(("count", "age_seconds", "left"), [
+    (TOO_MANY - 1, ORPHAN_SECONDS + 60, 0),
+    (TOO_MANY, ORPHAN_SECONDS + 60, TOO_MANY),
+    (TOO_MANY, MANY_SECONDS + 60, 0),
+])  # fmt: skip
+def test_many_orphans_at_once_are_kept_for_a_week(
+    count: int, age_seconds: float, left: int, sessions: Sessions, store: UploadStore
+) -> None:
+    orphans = [put(store, uuid7()) for _ in range(count)]
+    for orphan in orphans:
+        age(orphan, age_seconds)
+    janitor = Janitor(sessions, store, keep=Retention(), keep_keys_seconds=3600)
+    for _ in range(3):
+        janitor.run()
+
+    assert sum(orphan.exists() for orphan in orphans) == left
 
 
 def test_the_janitor_forgets_idempotency_keys(

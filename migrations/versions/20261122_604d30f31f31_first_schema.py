@@ -88,7 +88,7 @@ def upgrade() -> None:
     sa.Column('detail', postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
     sa.Column('position', sa.BigInteger(), nullable=True),
     sa.Column('sha256', sa.LargeBinary(), nullable=True),
-    sa.CheckConstraint("action IN ('key_used', 'job_submitted', 'jobs_listed', 'job_read', 'transcript_read', 'audio_read', 'job_changed', 'job_cancelled', 'job_deleted', 'upload_deleted', 'denied', 'key_created', 'key_changed', 'key_rotated', 'key_revoked', 'key_removed', 'queue_paused', 'queue_resumed', 'error_read', 'error_retried', 'error_resolved', 'error_quarantined', 'error_released', 'jobs_imported', 'audit_pruned')", name=op.f('ck_audit_events_action')),
+    sa.CheckConstraint("action IN ('key_used', 'job_submitted', 'jobs_listed', 'job_read', 'transcript_read', 'audio_read', 'job_changed', 'job_cancelled', 'job_deleted', 'upload_deleted', 'denied', 'key_created', 'key_changed', 'key_rotated', 'key_revoked', 'key_removed', 'queue_paused', 'queue_resumed', 'error_read', 'error_retried', 'error_resolved', 'error_quarantined', 'error_released', 'jobs_imported', 'backup_taken', 'backup_restored', 'audit_pruned')", name=op.f('ck_audit_events_action')),
     sa.CheckConstraint('(position IS NULL) = (sha256 IS NULL)', name=op.f('ck_audit_events_seal_is_whole')),
     sa.CheckConstraint('count > 0', name=op.f('ck_audit_events_count_positive')),
     sa.CheckConstraint("action <> 'audit_pruned' OR COALESCE(detail ->> 'position' ~ '^[1-9][0-9]{0,17}$' AND detail ->> 'sha256' ~ '^[0-9a-f]{64}$', false)", name=op.f('ck_audit_events_pruned_says_where')),

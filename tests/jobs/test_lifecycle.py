@@ -134,6 +134,16 @@ VERBS = {
         {"pending": "pending"},
     ),
     "redrive": Verb(lambda s, j: lifecycle.redrive(s, [j.id], AGAIN), {"failed": "pending"}),
+    "void": Verb(
+        lambda s, _: lifecycle.void(s),
+        {
+            "pending": "pending",
+            "delayed": "pending",
+            "processing": "pending",
+            "cancelling": "cancelled",
+            "failed": "failed",
+        },
+    ),
     "note_dead_letter": Verb(
         lambda s, j: lifecycle.note_dead_letter(s, j.id), {"failed": "failed"}
     ),
