@@ -27,8 +27,8 @@ MIGRATION: Final = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "yet_to_come"
-down_revision = "{head}"
+revision: str = 'yet_to_come'
+down_revision: str | None = '{head}'
 branch_labels = depends_on = None
 
 
