@@ -3,6 +3,9 @@
 Starts PostgreSQL and Valkey where none are set, migrates, starts web, worker and maintenance,
 transcribes a sample through the public API, and stays. Each process is in a session of its own,
 so Ctrl-C reaches only this one, which ends the others in order; no job is lost by it.
+
+``python serve.py restore FOLDER`` runs a command of ``cli.py`` on these servers instead, for what
+is to be done while the service does not run.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -342,6 +345,24 @@ def serve(settings: Settings, stop: Interrupts) -> None:
                 supervised.keep()
 
 
+def run_alone(settings: Settings, arguments: Sequence[str]) -> int:
+    """Run a command of ``cli.py`` on the servers of this run, with nothing else beside it.
+
+    Returns:
+        Its exit status.
+    """
+    with contextlib.ExitStack() as stack:
+        found = {}
+        for variable, server in own_servers(settings).items():
+            found[variable] = server.start()
+            stack.callback(server.stop)
+        command_line = [sys.executable, "cli.py", *arguments]
+        environment = environment_of(settings, found)
+        return subprocess.run(
+            command_line, cwd=PROJECT_DIR, env=environment, check=False
+        ).returncode
+
+
 def stop_all(running: list[Supervised], settings: Settings, stop: Interrupts) -> None:
     """End the processes in order: first what takes jobs in, then what works on them."""
     say("\nStopping: running jobs are handed back, and go on at the next start ...")
@@ -361,6 +382,8 @@ def main() -> int | str:
         settings = Settings.from_env()
         settings.state_dir.mkdir(parents=True, exist_ok=True)
         with only_one(settings.state_dir):
+            if sys.argv[1:]:
+                return run_alone(settings, sys.argv[1:])
             serve(settings, Interrupts())
     except (StartFailed, SettingsError) as error:
         return str(error)

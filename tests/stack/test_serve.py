@@ -33,11 +33,11 @@ class Terminal:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def run(self, **variables: str) -> Process:
+    def run(self, *arguments: str, **variables: str) -> Process:
         log = self.folder / f"run-{len(self.runs)}.log"
         with log.open("wb") as output:
             popen = subprocess.Popen(
-                [sys.executable, "serve.py"],
+                [sys.executable, "serve.py", *arguments],
                 cwd=PROJECT_DIR,
                 env={
                     **{n: v for n, v in os.environ.items() if n in {"PATH", "HOME", "LANG"}},
@@ -276,3 +276,20 @@ def test_a_process_that_dies_is_started_again(terminal: Terminal) -> None:
                 return False
 
         wait_for(answers, "it serves again")
+
+
+def test_a_backup_is_restored_while_nothing_runs(terminal: Terminal, tmp_path: Path) -> None:
+    """Into a state folder that is new, with servers that end when it is done."""
+    run = terminal.run()
+    wait_for(lambda: run.said("Ctrl-C stops everything"), "it has greeted")
+    taken = terminal.cli("backup", str(tmp_path / "backup"))
+    run.signal(signal.SIGINT)
+    run.wait()
+    terminal.state = tmp_path / "new state"
+    restore = terminal.run("restore", str(tmp_path / "backup"))
+
+    assert taken.returncode == 0, taken.stderr
+    assert restore.wait() == 0, restore.log.read_text()
+    assert "jobs      1, of which 0 wait" in restore.log.read_text()
+    assert terminal.processes() == []
+    assert not (terminal.state / SERVERS_FILE).exists()
