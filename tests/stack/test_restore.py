@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import httpx2
 import pytest
-from sqlalchemy import make_url, select, text
+from sqlalchemy import inspect, make_url, select, text
 
 import keys
 from backups.uploads import path_in
@@ -102,7 +102,7 @@ class Site:
 
     def rows(self, table: type[Base]) -> list[Row]:
         with self.stack.sessions() as session:
-            query = select(table.__table__).order_by(*table.__table__.primary_key.columns)
+            query = select(table.__table__).order_by(*inspect(table).primary_key)
             return [dict(row._mapping) for row in session.execute(query)]
 
     def make_key(self, **values: Any) -> str:
@@ -118,7 +118,7 @@ def site(stack: Stack, postgres_server: PostgresServer, tmp_path: Path) -> Site:
 
 
 def by_id(rows: list[Row]) -> dict[uuid.UUID, Row]:
-    return {row.get("id", row.get("job_id")): row for row in rows}
+    return {row["id"] if "id" in row else row["job_id"]: row for row in rows}
 
 
 @contextmanager
