@@ -85,8 +85,14 @@ class NullEngine:
     exclusive = False
     memory_bytes = 1
 
-    def __init__(self, key: ModelKey) -> None:
+    def __init__(self, key: ModelKey, taken_bytes: int = 0) -> None:
+        """Load nothing.
+
+        Args:
+            taken_bytes: Memory to hold all the same, as a model's weights would.
+        """
         self.key = key
+        self._weights = bytearray(taken_bytes)
 
     def transcribe(
         self, samples: Any, options: TranscribeOptions, resume: ResumeState | None = None
@@ -98,7 +104,7 @@ class NullEngine:
             yield _window(index, f" {script.tag}-{index}")
 
     def close(self) -> None:
-        """Nothing is held."""
+        self._weights = bytearray()
 
 
 def _window(index: int, text: str) -> Window:

@@ -1,8 +1,10 @@
 """The real worker, with engines that do what a job's prompt says: see ``rig.engines``.
 
 NULL_MODEL names models, separated by commas, whose engine does nothing, and whose jobs' uploads are
-not decoded. LEDGER names a file in which attempts and windows are noted. With DIE_AFTER set to
-``claim`` or ``complete``, the process dies when that was committed and before it hears of it.
+not decoded; to load one takes NULL_LOAD_SECONDS, and with NULL_MEMORY=true as much memory as its
+name stands for. LEDGER names a file in which attempts and windows are noted. With DIE_BEFORE or
+DIE_AFTER set to ``claim`` or ``complete``, the process dies when that was written and before its
+COMMIT, or when it was committed and before the process hears of it.
 
 Given ``--role solo`` it is the child of such a worker, with the same engines.
 """
@@ -13,6 +15,7 @@ import dataclasses
 import os
 import signal
 import sys
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -27,32 +30,35 @@ from attempts import Workbench
 from celery_app import make_celery
 from config import Settings
 from database import Sessions
+from errors import ModelLoadFailed
 from jobs.leases import LeaseKeeper
 from rig.engines import FaultyEngine, NullEngine, is_null, null_decode
 from rig.ledger import Ledger
 from speech import audio
 from speech.audio import Decoded
-from speech.engines import Engine, ModelKey
+from speech.engines import Engine, ModelKey, fitting
+from speech.engines.failures import translated
 from telemetry import configure_logging
 
 MODULE: Final = "rig.worker"
-#: What the statement says after whose commit the process dies.
+#: What the statement says before or after whose commit the process dies.
 DEATHS: Final = {"claim": "SET status = 'processing'", "complete": "INTO transcription_results"}
 
 
-def die_after(name: str, sessions: Sessions) -> None:
+def die(moment: str, name: str, sessions: Sessions) -> None:
+    """Let the process die ``before_commit`` or ``after_commit`` of what has that name."""
     met: list[bool] = []
 
     def note(_: object, __: object, statement: str, *___: object) -> None:
         if DEATHS[name] in statement:
             met.append(True)
 
-    def die(_: object) -> None:
+    def kill(_: object) -> None:
         if met:
             os.kill(os.getpid(), signal.SIGKILL)
 
     event.listen(sessions.kw["bind"], "after_cursor_execute", note)
-    event.listen(sessions, "after_commit", die)
+    event.listen(sessions, moment, kill)
 
 
 def null_models() -> frozenset[str]:
@@ -64,10 +70,17 @@ def make_loader(settings: Settings, ledger: Ledger) -> Callable[[ModelKey], Engi
     null = null_models()
 
     def load_faulty(key: ModelKey) -> Engine:
-        engine = NullEngine(key) if key.model in null else load(key)
+        engine = load_null(key) if key.model in null else load(key)
         return FaultyEngine(engine, settings.state_dir, ledger)
 
     return load_faulty
+
+
+def load_null(key: ModelKey) -> Engine:
+    time.sleep(float(os.environ.get("NULL_LOAD_SECONDS", "0")))
+    taken = fitting.memory_bytes(key) if os.environ.get("NULL_MEMORY") == "true" else 0
+    with translated(ModelLoadFailed):
+        return NullEngine(key, taken)
 
 
 def watched(bench: Workbench, ledger: Ledger) -> Workbench:
@@ -121,8 +134,9 @@ def main(module: str = MODULE) -> None:
     app = make_celery(settings)
     solo = (sys.executable, "-m", module, "--role", "solo")
     process = worker.ModelWorker(settings, app, load=load, solo=solo)
-    if "DIE_AFTER" in os.environ:
-        die_after(os.environ["DIE_AFTER"], process.sessions)
+    for variable, moment in (("DIE_BEFORE", "before_commit"), ("DIE_AFTER", "after_commit")):
+        if variable in os.environ:
+            die(moment, os.environ[variable], process.sessions)
     tasks.equip(process.sessions, watched(process.bench, ledger))
     worker.run(app, process, settings.celery_queues, settings.celery_concurrency)
 

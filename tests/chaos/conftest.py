@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import httpx2
+import psutil
 import pytest
 from sqlalchemy import func, select
 
@@ -114,6 +115,19 @@ class Chaos:
         with self.stack.sessions() as session:
             query = select(ErrorLog.error_code).where(ErrorLog.job_id == job_id)
             return list(session.scalars(query.order_by(ErrorLog.lease_epoch)))
+
+    def decoder_of(self, worker: Process) -> psutil.Process:
+        """Wait for the process that a worker decodes in."""
+
+        def found() -> psutil.Process | None:
+            for child in psutil.Process(worker.popen.pid).children():
+                with suppress(psutil.NoSuchProcess):
+                    if any("decoder.main" in word for word in child.cmdline()):
+                        return child
+            return None
+
+        decoder: psutil.Process = wait_for(found, "the decoder runs")
+        return decoder
 
     @contextmanager
     def recovery(self, bound_seconds: float) -> Iterator[None]:

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import select
 
 from models import Worker
+from speech.engines import ModelKey
 from tests.chaos.conftest import NULL_MODEL, SHORT_TEXT, Chaos, words_of
 from tests.stack.conftest import Process, wait_for
 
@@ -84,24 +85,13 @@ def test_a_decoder_that_is_killed_costs_one_attempt(chaos: Chaos) -> None:
     chaos.stack.maintenance()
     worker = chaos.worker()
     job_id = chaos.submit(model_name=NULL_MODEL, initial_prompt="null: 1 x 0 s T1")
-    wait_for(lambda: kill_decoder(worker), "the decoder runs")
+    chaos.decoder_of(worker).kill()
     done = chaos.end_of(job_id)
 
     assert (done.status, done.attempt, done.crash_count) == ("completed", 2, 0)
     assert chaos.errors_of(job_id) == ["decoder_killed"]
     assert words_of(chaos.stack, job_id) == ["T1-0"]
     chaos.check()
-
-
-def kill_decoder(worker: Process) -> bool:
-    for child in psutil.Process(worker.popen.pid).children():
-        try:
-            if any("decoder.main" in word for word in child.cmdline()):
-                child.kill()
-                return True
-        except psutil.NoSuchProcess:
-            continue
-    return False
 
 
 def unloads(chaos: Chaos) -> int:
@@ -129,3 +119,48 @@ def test_a_worker_that_is_refused_memory_goes_on_when_it_gets_some(chaos: Chaos)
     assert words_of(chaos.stack, job_id) == SHORT_TEXT
     assert worker.popen.poll() is None
     chaos.check()
+
+
+#: Null models, the largest first: what each would take, by ``fitting.memory_bytes``, is 1.6 GB,
+#: 0.6 GB and 0.4 GB.
+LADDER: Final = "small,base,tiny"
+
+
+@pytest.mark.fault("F48", "the kernel refuses the memory that a model needs; a smaller one fits")
+def test_a_model_that_does_not_fit_gives_way_to_a_smaller_one(chaos: Chaos) -> None:
+    worker = chaos.worker(CELERY_CONCURRENCY="2", NULL_MODEL=LADDER, NULL_MEMORY="true")
+    neighbour = chaos.submit_null(20, 0.3, model_name="tiny")
+    chaos.stack.wait_for_windows(neighbour, 1)
+    pid = worker.popen.pid
+    most = psutil.Process(pid).memory_info().vms + 1000 * MEGABYTE
+    resource.prlimit(pid, resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
+    job_id = chaos.submit_null(2, model_name="small")
+    done, beside = chaos.end_of(job_id), chaos.end_of(neighbour)
+
+    assert (done.status, done.attempt, done.degraded) == ("completed", 1, True)
+    assert [(step["reason"], model_of(step["to"])) for step in done.fallbacks] == [("load", "base")]
+    assert model_of(done.model_used or "") == "base"
+    assert (beside.status, beside.lease_epoch, beside.degraded) == ("completed", 1, False)
+    assert [chaos.errors_of(job) for job in (job_id, neighbour)] == [[], []]
+    assert worker.popen.poll() is None
+    chaos.check()
+
+
+@pytest.mark.fault("F48", "no model fits, not the smallest")
+def test_a_model_that_nothing_fits_for_fails_its_job_and_costs_no_slot(chaos: Chaos) -> None:
+    chaos.stack.maintenance()
+    worker = chaos.worker(CELERY_CONCURRENCY="1", NULL_MODEL=LADDER, MODEL_POOL_MEMORY_MB="300")
+    job_id = chaos.submit_null(2, model_name="small", max_attempts=2)
+    failed = chaos.end_of(job_id)
+    after = chaos.end_of(chaos.submit())
+
+    assert (failed.status, failed.failure_reason) == ("failed", "attempts_exhausted")
+    assert (failed.error_code, failed.attempt) == ("out_of_memory", 2)
+    assert chaos.errors_of(job_id) == ["out_of_memory"] * 2
+    assert (after.status, after.degraded) == ("completed", False)
+    assert worker.popen.poll() is None
+    chaos.check()
+
+
+def model_of(key: str) -> str:
+    return ModelKey.parse(key).model

@@ -1,44 +1,15 @@
 """PostgreSQL that restarts, crashes, cuts connections and locks: work is kept, nobody is reaped."""
 
-import signal
 from pathlib import Path
 
 import pytest
 from sqlalchemy import NullPool, create_engine, text
 
 from local_servers import PostgresServer
-from tests.chaos.conftest import HEARTBEAT, LEASE, LONG_TEXT, REAPED, Chaos, words_of
+from tests.chaos.conftest import HEARTBEAT, LEASE, LONG_TEXT, Chaos, words_of
 from tests.stack.conftest import wait_for
 
 pytestmark = [pytest.mark.chaos, pytest.mark.model]
-
-
-@pytest.mark.fault("F2", "worker killed after the result's COMMIT, before it hears of it")
-def test_a_result_that_was_committed_is_not_made_again(chaos: Chaos) -> None:
-    chaos.stack.maintenance()
-    first = chaos.worker(DIE_AFTER="complete")
-    job_id = chaos.submit()
-    assert first.wait() == -signal.SIGKILL
-    chaos.worker()
-    done = chaos.end_of(job_id)
-
-    assert (done.status, done.lease_epoch, done.crash_count) == ("completed", 1, 0)
-    chaos.check()
-
-
-@pytest.mark.fault("F3", "worker killed between its claim and its first heartbeat")
-def test_a_job_that_was_only_claimed_is_given_to_another(chaos: Chaos) -> None:
-    chaos.stack.maintenance()
-    first = chaos.worker(DIE_AFTER="claim")
-    job_id = chaos.submit()
-    assert first.wait() == -signal.SIGKILL
-    chaos.worker()
-    with chaos.recovery(REAPED):
-        wait_for(lambda: chaos.stack.job(job_id).lease_epoch == 2, "another worker has it")
-    done = chaos.end_of(job_id)
-
-    assert (done.status, done.attempt, done.crash_count) == ("completed", 1, 1)
-    chaos.check()
 
 
 @pytest.mark.fault("F26", "PostgreSQL is restarted in mid-job")

@@ -21,7 +21,6 @@ from tests.stack.conftest import wait_for
 pytestmark = [pytest.mark.chaos, pytest.mark.model]
 
 
-@pytest.mark.fault("F4", "a message is taken and its worker dies before the claim")
 @pytest.mark.fault("F25", "a queue is deleted")
 def test_a_message_that_is_lost_is_sent_again(chaos: Chaos) -> None:
     chaos.stack.maintenance()
