@@ -41,6 +41,7 @@ from speech import audio
 from speech.audio import Decoded, DecodeLimits
 from speech.engines import ModelKey, catalogue, fitting
 from speech.transcript import (
+    Mode,
     ResumeState,
     Segment,
     TranscribeOptions,
@@ -60,6 +61,8 @@ FIRST_PAUSE_SECONDS = 0.5
 LAST_PAUSE_SECONDS = 5.0
 #: The priority that others step aside for.
 URGENT = "high"
+#: Shorter audio is done soon enough in the mode whose text is openai-whisper's to the letter.
+FAST_FROM_SECONDS = 120.0
 #: ISO 639-2's code for "undetermined": audio in which nothing was decoded.
 NO_LANGUAGE = "und"
 
@@ -95,6 +98,12 @@ class Workbench:
             base_seconds=self.settings.retry_base_seconds,
             cap_seconds=self.settings.retry_cap_seconds,
         )
+
+    def mode(self, audio_seconds: float) -> Mode:
+        asked = self.settings.whisper_mode
+        if asked == "auto":
+            return Mode.FAST if audio_seconds >= FAST_FROM_SECONDS else Mode.EXACT
+        return Mode(asked)
 
     @property
     def decode_limits(self) -> DecodeLimits:
@@ -165,7 +174,8 @@ class Attempt:
                 self._hold.start_deadline(self._bench.settings.deadline_seconds(audio_seconds))
                 resume = self._resume(windows, engine.key)
                 try:
-                    for found in engine.transcribe(samples, self._options, resume):
+                    options = self._options(audio_seconds)
+                    for found in engine.transcribe(samples, options, resume):
                         window = storable(found)
                         windows.append(window)
                         self._keep(window, len(windows) - 1, audio_seconds, engine)
@@ -238,14 +248,14 @@ class Attempt:
         before = ModelKey.parse(self._resumed_model).model
         return catalogue.carry_over(windows[-1].resume, before, key.model)
 
-    @property
-    def _options(self) -> TranscribeOptions:
+    def _options(self, audio_seconds: float) -> TranscribeOptions:
         return TranscribeOptions(
             language=self._job.language,
             translate=self._job.translate,
             initial_prompt=self._job.initial_prompt,
             word_timestamps=self._job.word_timestamps,
             urgent=self._job.priority == URGENT,
+            mode=self._bench.mode(audio_seconds),
         )
 
     def _downloading(self, done_bytes: int, total_bytes: int | None) -> None:
@@ -302,6 +312,8 @@ class Attempt:
         )
         outcome = Outcome(
             model_used=self._model_used or str(asked),
+            # a job that was handed to an engine which knows but one mode may have parts of both
+            mode=Mode.FAST if any(w.resume.mode is Mode.FAST for w in windows) else Mode.EXACT,
             degraded=bool(self._steps_down) or self._resumed_model not in {None, str(asked)},
             fallbacks=self._steps_down,
             warnings=self._warnings,

@@ -222,6 +222,11 @@ class Settings(BaseSettings):
     whisper_engine: Literal["openai-whisper", "faster-whisper", "batch-whisper"] = Field(
         "openai-whisper", description="Engine for jobs that name none"
     )
+    whisper_mode: Literal["auto", "exact", "fast"] = Field(
+        "auto",
+        description="How batch-whisper goes through audio: as Whisper does, or cut in its pauses"
+        " and all parts side by side; auto is fast from two minutes on",
+    )
     whisper_device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="Where models run"
     )

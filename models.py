@@ -367,6 +367,8 @@ class TranscriptionJob(Base):
 
     # What was done
     model_used: Mapped[str | None]
+    #: How its engine went through the audio: see ``speech.transcript.Mode``.
+    mode: Mapped[str | None]
     #: True when the model used is not the one asked for.
     degraded: Mapped[bool] = mapped_column(server_default=text("false"))
     #: Steps down after running out of memory: from, to, reason.

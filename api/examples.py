@@ -21,6 +21,7 @@ COMPLETED_JOB: Final[dict[str, Any]] = {
     "task": "transcribe",
     "model_size": "base",
     "model_used": "openai-whisper/base/cpu/float32",
+    "mode": "exact",
     "degraded": False,
     "warnings": [],
     "language": "en",

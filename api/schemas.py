@@ -94,6 +94,10 @@ class Job(Answer):
     task: Literal["transcribe", "translate"]
     model_size: str = Field(description="Model that was asked for.")
     model_used: str | None = Field(description="Engine, model, device and number format.")
+    mode: Literal["exact", "fast"] | None = Field(
+        description="How the audio was gone through: window after window, or cut in its pauses and"
+        " all parts side by side. Null until it is done."
+    )
     degraded: bool = Field(description="True when a smaller model was used for lack of memory.")
     warnings: list[str] = Field(
         description=f"What to know about the result: {codes.listed(codes.WARNINGS)}."
@@ -224,6 +228,7 @@ def _fields(view: JobView, root: str) -> dict[str, Any]:
         "task": "translate" if job.translate else "transcribe",
         "model_size": job.model_name,
         "model_used": job.model_used,
+        "mode": job.mode,
         "degraded": job.degraded,
         "warnings": job.warnings,
         "language": view.language or job.language,

@@ -19,7 +19,7 @@ from errors import CancelRequested, LeaseLost, UploadMissing, WorkerLost
 from jobs import statements
 from models import WISHES_VERSION, JobStatus, TranscriptionJob, TranscriptionResult
 from retries import Policy
-from speech.transcript import Transcript, Window, storable_text
+from speech.transcript import Mode, Transcript, Window, storable_text
 
 #: See ``step_aside``.
 PATIENCE_SECONDS: Final = 0.5
@@ -115,6 +115,7 @@ class Outcome:
 
     #: Engine, model, device and number format: see ``ModelKey``.
     model_used: str
+    mode: Mode = Mode.EXACT
     degraded: bool = False
     fallbacks: Sequence[dict[str, Any]] = ()
     warnings: Sequence[str] = ()
@@ -326,6 +327,7 @@ def complete(session: Session, lease: Lease, transcript: Transcript, outcome: Ou
         confidence=transcript.confidence,
         segments=[segment.to_json() for segment in transcript.segments],
         model_used=outcome.model_used,
+        mode=outcome.mode,
         degraded=outcome.degraded,
         fallbacks=list(outcome.fallbacks),
         warnings=list(outcome.warnings),

@@ -162,6 +162,7 @@ WITH done AS (
            audio_seconds = :audio_seconds,
            audio_estimated = false,
            model_used = :model_used,
+           mode = :mode,
            degraded = :degraded,
            fallbacks = :fallbacks,
            warnings = :warnings,

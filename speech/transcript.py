@@ -5,10 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Final
 
 #: Of a token whose probability is nothing.
 WORST_LOGPROB: Final = -100.0
+
+
+class Mode(StrEnum):
+    """How an engine goes through a recording."""
+
+    EXACT = "exact"  #: Window after window, as ``whisper.transcribe`` does.
+    FAST = "fast"  #: Cut in its pauses, all parts side by side.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +72,13 @@ class ResumeState:
     prompt_tokens: tuple[int, ...] = ()
     #: End of the last word before ``next_frame``; used to judge words found in silence.
     last_speech_seconds: float = 0.0
+    #: In which the windows so far were made; an engine that can goes on in it.
+    mode: Mode = Mode.EXACT
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> ResumeState:
-        return cls(**{**value, "prompt_tokens": tuple(value.get("prompt_tokens", ()))})
+        tokens, mode = tuple(value.get("prompt_tokens", ())), Mode(value.get("mode", Mode.EXACT))
+        return cls(**{**value, "prompt_tokens": tokens, "mode": mode})
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -142,6 +153,8 @@ class TranscribeOptions:
     condition_on_previous_text: bool = True
     #: Goes before others where windows of many recordings are worked on together.
     urgent: bool = False
+    #: What is begun anew; an engine that knows but one mode takes that.
+    mode: Mode = Mode.EXACT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -261,6 +261,7 @@ def upgrade() -> None:
     sa.Column('dispatch_due_at', postgresql.TIMESTAMP(timezone=True), server_default=sa.text('now()'), nullable=False),
     sa.Column('dispatch_count', sa.Integer(), server_default=sa.text('0'), nullable=False),
     sa.Column('model_used', sa.Text(), nullable=True),
+    sa.Column('mode', sa.Text(), nullable=True),
     sa.Column('degraded', sa.Boolean(), server_default=sa.text('false'), nullable=False),
     sa.Column('fallbacks', postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'[]'"), nullable=False),
     sa.Column('warnings', postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'[]'"), nullable=False),

@@ -25,7 +25,7 @@ from faster_whisper.transcribe import get_compression_ratio
 from openvino import CompiledModel
 
 import errors
-from speech.engines import catalogue, faster_whisper, windows
+from speech.engines import catalogue, fast, faster_whisper, windows
 from speech.engines.batching import Batcher, BatchStats
 from speech.engines.catalogue import ModelKey, ModelSpec
 from speech.engines.converted import encoder_beside
@@ -33,7 +33,7 @@ from speech.engines.failures import translated
 from speech.engines.fitting import Hardware, memory_bytes
 from speech.engines.spectrogram import WINDOW_FRAMES, Array, Spectrogram
 from speech.engines.windows import Decoded, Draft
-from speech.transcript import ResumeState, TranscribeOptions, Window
+from speech.transcript import Mode, ResumeState, TranscribeOptions, Window
 
 #: Windows of one batch, at most: more are hardly faster on a CPU.
 LARGEST_BATCH: Final = 8
@@ -162,11 +162,17 @@ class BatchWhisper:
     ) -> Iterator[Window]:
         """See ``Engine.transcribe``.
 
-        Text is greedy, as ``whisper.transcribe``'s is by default. At a temperature above 0 it is
-        drawn from CTranslate2's own random generator, which cannot be set back.
+        Knows both modes. Text is greedy, as ``whisper.transcribe``'s is by default. At a
+        temperature above 0 it is drawn from CTranslate2's own random generator, which cannot be set
+        back.
         """
         options = windows.suited(options, self.spec)
-        return windows.run(partial(self._start, samples, options, resume), options)
+        if (resume.mode if resume else options.mode) is Mode.EXACT:
+            return windows.run(partial(self._start, samples, options, resume), options)
+        windows.require_language(self.spec, options.language)
+        at_once = LARGEST_BATCH * len(self._requests)
+        start = partial(self._start, owner=object())
+        return fast.run(samples, start, options, resume, at_once=at_once)
 
     def stats(self) -> BatchStats:
         return self._batcher.stats()
@@ -187,14 +193,18 @@ class BatchWhisper:
             raise errors.EngineError("The model was closed while it was in use.") from error
 
     def _start(
-        self, samples: Array, options: TranscribeOptions, resume: ResumeState | None
+        self,
+        samples: Array,
+        options: TranscribeOptions,
+        resume: ResumeState | None,
+        owner: object = None,
     ) -> tuple[_Decoder, Spectrogram, ResumeState]:
         spectrogram = faster_whisper.spectrogram(samples, self._extractor)
         first = _FirstWindow(spectrogram)
         state = resume or windows.first_state(
             self.spec, options, partial(self._detect, first, options)
         )
-        decoder = _Decoder(self, state.language or "en", options, first)
+        decoder = _Decoder(self, state.language or "en", options, first, owner=owner or first)
         if resume is None and options.initial_prompt is not None:
             state = replace(state, prompt_tokens=decoder.prompt(options.initial_prompt))
         return decoder, spectrogram, state
@@ -287,8 +297,11 @@ class _Decoder:
         language: str,
         options: TranscribeOptions,
         first: _FirstWindow,
+        *,
+        owner: object,
     ) -> None:
         self._engine = engine
+        self._owner = owner
         self._first: _FirstWindow | None = first
         self._urgent = options.urgent
         self._tokenizer = Tokenizer(
@@ -320,7 +333,7 @@ class _Decoder:
     def _decode_at(self, temperature: float, heard: _Heard, prompt: tuple[int, ...]) -> Decoded:
         tokens = tuple(self._engine.model.get_prompt(self._tokenizer, list(prompt)))
         work = _Work(heard, tokens, temperature)
-        written = self._engine.write(work, owner=self, urgent=self._urgent)
+        written = self._engine.write(work, owner=self._owner, urgent=self._urgent)
         return Decoded(
             tokens=written.tokens,
             avg_logprob=written.avg_logprob,

@@ -15,7 +15,7 @@ import errors
 from speech.engines.catalogue import ModelSpec
 from speech.engines.failures import translated
 from speech.engines.spectrogram import FRAMES_PER_SECOND, WINDOW_FRAMES, Array, Spectrogram
-from speech.transcript import ResumeState, Segment, TranscribeOptions, Window, Word
+from speech.transcript import Mode, ResumeState, Segment, TranscribeOptions, Window, Word
 
 #: Tried in this order until the text is good enough.
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -104,6 +104,7 @@ def run(
     """
     with translated(on_out_of_memory=on_out_of_memory):
         decoder, spectrogram, state = start()
+    state = replace(state, mode=Mode.EXACT)
     while state.next_frame < spectrogram.frames:
         with translated(on_out_of_memory=on_out_of_memory):
             window = next_window(decoder, spectrogram, state, options)
@@ -133,11 +134,20 @@ def first_state(
     if options.language is None:
         language, probability = detect()
         return ResumeState(next_frame=0, language=language, language_probability=probability)
-    if options.language not in spec.languages:
-        raise errors.InvalidRequest(
-            f"The model {spec.name} does not know the language {options.language[:16]!r}."
-        )
+    require_language(spec, options.language)
     return ResumeState(next_frame=0, language=options.language)
+
+
+def require_language(spec: ModelSpec, language: str | None) -> None:
+    """Make sure that a model knows a language; those that know one only take it for that.
+
+    Raises:
+        InvalidRequest
+    """
+    if spec.multilingual and language is not None and language not in spec.languages:
+        raise errors.InvalidRequest(
+            f"The model {spec.name} does not know the language {language[:16]!r}."
+        )
 
 
 def next_window(
