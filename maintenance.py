@@ -38,7 +38,7 @@ from speech.audio import DecodeLimits, MediaInfo
 
 logger = logging.getLogger(__name__)
 
-#: Says which life of Redis this is: gone with its data.
+#: Says which life of Redis this is, and after a colon which it followed: gone with its data.
 INCARNATION_KEY: Final = "transcription:incarnation"
 #: Fewest messages kept in a lane, so that a worker that has just come finds some.
 MIN_WINDOW: Final = 8
@@ -76,7 +76,7 @@ class Dispatcher:
         self._send = send
         self._redispatch_seconds = redispatch_seconds
         self._longest = longest
-        self._incarnation: str | None = None
+        self._incarnation = ""
         #: The job of the lane below that was last published in a lane.
         self._overtaking: dict[Lane, uuid.UUID] = {}
 
@@ -103,17 +103,20 @@ class Dispatcher:
 
     def _notice_loss(self) -> None:
         found = self._redis.get(INCARNATION_KEY)
-        if found is not None and found == self._incarnation:
+        known, (life, _, before) = self._incarnation, str(found or "").partition(":")
+        if known and known in {life, before}:
+            # Its successor is named by whoever met the same loss and has published again since.
+            self._incarnation = life
             return
         # The rows first: if we die in between, the next one does it again.
         with get_db_session(self._sessions) as session:
             again = dispatching.redispatch_all(session)
         if found is None:
-            self._redis.set(INCARNATION_KEY, uuid.uuid4().hex, nx=True)
-            found = self._redis.get(INCARNATION_KEY)
-        if self._incarnation is not None:
+            self._redis.set(INCARNATION_KEY, f"{uuid.uuid4().hex}:{known}", nx=True)
+            life, _, _ = str(self._redis.get(INCARNATION_KEY)).partition(":")
+        if known:
             logger.warning("redis lost its data: publishing again", extra={"jobs": again})
-        self._incarnation = str(found)
+        self._incarnation = life
 
     def _window(self) -> int:
         with get_db_session(self._sessions) as session:

@@ -48,6 +48,8 @@ BEGIN
                 extract(epoch FROM NEW.not_before));
     ELSIF NEW.dispatch_count > OLD.dispatch_count THEN
         INSERT INTO soak.events (what, job_id) VALUES ('dispatched', NEW.id);
+    ELSIF NEW.dispatch_count < OLD.dispatch_count THEN
+        INSERT INTO soak.events (what, job_id) VALUES ('due', NEW.id);
     END IF;
     RETURN NULL;
 END $$;
@@ -78,7 +80,7 @@ class Event:
     at: float
     #: The name of the process that wrote.
     writer: str
-    #: ``status``, ``dispatched``, ``window``, ``result``.
+    #: ``status``, ``dispatched``, ``window``, ``result``; ``due`` is what was published in vain.
     what: str
     job_id: uuid.UUID
     epoch: int | None = None

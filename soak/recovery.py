@@ -23,9 +23,9 @@ EXIT_SECONDS: Final = 10.0
 #: What the dispatcher needs to notice that Redis is back: its socket's time limit, twice.
 NOTICE_SECONDS: Final = 4.0
 #: Machines that run this are busy: a bound holds if it holds within so many times its length …
-ALLOWANCE: Final = 4.0
+ALLOWANCE: Final = 2.0
 #: … and so much more, for which a process may simply not be scheduled.
-HICCUP_SECONDS: Final = 6.0
+HICCUP_SECONDS: Final = 3.0
 
 # What a fault disturbs: somebody's jobs, messages, everything for a while, clients.
 TAKEN_OVER: Final = frozenset({"worker-kill", "worker-freeze", "worker-duel"})
@@ -132,6 +132,11 @@ class History:
         """When a job was next published, claimed or ended."""
         return next((e.at for e in self.of[job_id] if e.at > after and _moves(e)), None)
 
+    def due_again(self, job_id: uuid.UUID, after: float) -> float | None:
+        """When somebody noticed that a job's message was lost, or it moved all the same."""
+        found = (e.at for e in self.of[job_id] if e.at > after and (e.what == "due" or _moves(e)))
+        return next(found, None)
+
     def waits(self, job_id: uuid.UUID, at: float) -> bool:
         """Whether a job is pending, and may start."""
         before = [e for e in self.of[job_id] if e.what == "status" and e.at <= at]
@@ -206,11 +211,16 @@ class _Found:
                     yield self._recovery(fault, fault.began, moved, self._bounds.reaped)
 
     def _rung_again(self, fault: Injected, bound: float) -> Iterator[Recovery]:
-        """From the loss of a message until the next one."""
+        """From the loss of a message until the next one.
+
+        Where everything was lost, until it is known that this one was: the lane has room for a
+        window of messages, and whose turn it is among more jobs than that is not for us to say.
+        """
+        due = self._history.due_again if fault.kind == "redis-flush" else self._history.moved
         for job_id in dict.fromkeys(fault.jobs):
             if not self._history.waits(job_id, fault.began):
                 continue
-            moved = self._history.moved(job_id, fault.began)
+            moved = due(job_id, fault.began)
             times = self._history.published(job_id, fault.began)
             if fault.kind == "redis-delete":
                 # whoever was rung for in vain is rung for later each time

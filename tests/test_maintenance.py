@@ -33,6 +33,7 @@ from jobs.workers import FORGET_SECONDS, WorkerState
 from maintenance import (
     BELOW,
     DEAD_LETTER_SECONDS,
+    INCARNATION_KEY,
     MIN_WINDOW,
     PROBER_BATCH,
     Dispatcher,
@@ -237,6 +238,39 @@ def test_of_two_dispatchers_each_notices_the_loss_and_no_job_is_left_out(
         dispatcher.run()
 
     assert {*published(client, "normal")} == jobs
+
+
+def test_of_two_dispatchers_one_publishes_what_was_lost(
+    make_dispatcher: MakeDispatcher, make_job: MakeJob, client: redis.Redis
+) -> None:
+    """Where both did, messages for the first jobs would keep the others' out of the lane."""
+    dispatchers = [make_dispatcher() for _ in range(2)]
+    jobs = {make_job().id for _ in range(MIN_WINDOW + 2)}
+    for dispatcher in dispatchers:
+        dispatcher.run()
+    client.flushdb()
+    for dispatcher in dispatchers:
+        dispatcher.run()
+    gone = set(published(client, "normal")[:2])
+    for _ in gone:
+        take(client, "normal")
+    dispatchers[0].run()
+
+    assert sorted(published(client, "normal")) == sorted(jobs - gone)
+
+
+def test_a_redis_of_another_time_is_met_with_everything_that_waits(
+    make_dispatcher: MakeDispatcher, make_job: MakeJob, client: redis.Redis
+) -> None:
+    """As after a restore, or a failover to a replica that had missed something."""
+    dispatcher = make_dispatcher()
+    job = make_job()
+    dispatcher.run()
+    client.flushdb()
+    client.set(INCARNATION_KEY, "another life:and the one before it")
+    dispatcher.run()
+
+    assert published(client, "normal") == [job.id]
 
 
 def test_two_dispatchers_at_once_publish_each_job_once(

@@ -46,14 +46,16 @@ BACKOFF: Final = float(QUICK["RETRY_BASE_SECONDS"])
 LOOK: Final = LEASE / 6
 #: From a worker's death to its job's being due and published again: the formula of the promise.
 REAPED: Final = LEASE + 2 * LOOK + BACKOFF + 2 * DISPATCH
+#: From the loss of everything in Redis until it is published again: the formula of the promise.
+NOTICED: Final = 3 * DISPATCH
 #: How long a Redis that is frozen is waited for: see ``celery_app.make_redis``.
 PING_SECONDS: Final = 2.0
 #: From when Redis is away until its messages are missed no more: the formula of the promise.
 UNRUNG: Final = AWAY_SECONDS + 2 * LOOK_SECONDS + 2 * PING_SECONDS
 #: Machines that run tests are busy: a bound holds if it holds within so many times its length.
-ALLOWANCE: Final = 4.0
+ALLOWANCE: Final = 2.0
 #: And short ones within so many heartbeats: for as long a process may simply not be scheduled.
-HICCUP: Final = 12
+HICCUP: Final = 6
 
 
 class Ticks:

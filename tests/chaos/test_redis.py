@@ -8,9 +8,11 @@ from datetime import datetime
 import pytest
 
 from local_servers import ValkeyServer
+from maintenance import MIN_WINDOW
 from models import TranscriptionJob
 from tests.chaos.conftest import (
     DISPATCH,
+    NOTICED,
     REDISPATCH,
     SHORT_TEXT,
     Chaos,
@@ -27,11 +29,13 @@ def test_a_message_that_is_lost_is_sent_again(chaos: Chaos) -> None:
     job_id = chaos.submit(ring=False)
     wait_for(lambda: chaos.stack.redis.llen("normal") == 1, "the dispatcher published")
     chaos.stack.redis.delete("normal")
-    chaos.worker()
     with chaos.recovery(REDISPATCH + DISPATCH):
-        done = chaos.end_of(job_id)
+        wait_for(lambda: chaos.stack.redis.llen("normal") == 1, "it is published again")
+    chaos.worker()
+    done = chaos.end_of(job_id)
 
     assert (done.status, done.attempt) == ("completed", 1)
+    assert chaos.errors_of(job_id) == []
     chaos.check()
 
 
@@ -71,18 +75,25 @@ def test_rubbish_on_the_queue_does_not_stop_a_worker(chaos: Chaos) -> None:
     chaos.check()
 
 
-@pytest.mark.fault("F20", "everything in Redis is deleted (FLUSHALL)")
+@pytest.mark.fault("F20", "everything in Redis is deleted (FLUSHALL), and more jobs wait than fit")
 def test_losing_everything_in_redis_loses_no_job(chaos: Chaos) -> None:
-    maintenance = chaos.stack.maintenance()
-    jobs = [chaos.submit(ring=False) for _ in range(3)]
-    wait_for(lambda: chaos.stack.redis.llen("normal") == 3, "the dispatcher published")
+    for _ in range(2):
+        chaos.stack.maintenance()
+    jobs = [chaos.submit_null(1, ring=False) for _ in range(MIN_WINDOW + 4)]
+    wait_for(lambda: lane_is_full(chaos), "the dispatchers published")
     chaos.stack.redis.flushdb()
-    with chaos.recovery(3 * DISPATCH):
-        wait_for(lambda: maintenance.said("redis lost its data"), "the loss is noticed")
+    with chaos.recovery(NOTICED):
+        wait_for(lambda: lane_is_full(chaos), "it is full again")
     chaos.worker()
+    ends = [chaos.end_of(job_id) for job_id in jobs]
 
-    assert [chaos.end_of(job_id).status for job_id in jobs] == ["completed"] * 3
+    assert [(job.status, job.lease_epoch) for job in ends] == [("completed", 1)] * len(jobs)
+    assert [chaos.errors_of(job_id) for job_id in jobs] == [[]] * len(jobs)
     chaos.check()
+
+
+def lane_is_full(chaos: Chaos) -> bool:
+    return int(chaos.stack.redis.llen("normal")) >= MIN_WINDOW
 
 
 @pytest.mark.fault("F10", "SIGTERM while Redis is frozen")

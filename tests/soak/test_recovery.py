@@ -65,6 +65,18 @@ def test_a_destroyed_message_is_replaced_by_the_next_one() -> None:
     ]
 
 
+def test_everything_that_was_lost_is_due_again_before_its_turn_comes() -> None:
+    """A lane that is full again has no room for the last of many."""
+    events = [
+        SUBMITTED, write(0.1, "web-1.1", "dispatched"), write(2.4, MAINTENANCE, "due"),
+        write(9.0, MAINTENANCE, "dispatched"), claim(9.5, FIRST),
+    ]  # fmt: skip
+    flushed, deleted = (fault(kind, 2.0, jobs=(JOB,)) for kind in ("redis-flush", "redis-delete"))
+    found = recoveries([flushed, deleted], History(events), BOUNDS, [])
+
+    assert [round(one.seconds, 3) for one in found] == [0.4, 7.0]
+
+
 def test_a_message_whose_job_was_taken_already_is_no_loss() -> None:
     """Copies of messages may be destroyed."""
     flushed = fault("redis-flush", 2.0, jobs=(JOB,))
@@ -90,7 +102,7 @@ def test_what_came_into_a_recovery_is_added_to_its_bound() -> None:
     assert found[0].added == 1.0 + BOUNDS.reaped
 
 
-@pytest.mark.parametrize(("seconds", "late"), [(40.0, False), (41.0, True)])
+@pytest.mark.parametrize(("seconds", "late"), [(20.0, False), (21.0, True)])
 def test_late_is_what_took_longer_than_a_busy_machine_explains(seconds: float, late: bool) -> None:
-    """Four times the bound, and six seconds."""
+    """Twice the bound, and three seconds."""
     assert Recovery(kind="x", seconds=seconds, bound=8.5).late is late
