@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
+import functools
+import time
 import uuid
+from collections.abc import AsyncGenerator
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
@@ -14,28 +16,34 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from api import idempotency, jobs, openai_form, openai_formats
+from api import idempotency, jobs, openai_form, openai_formats, openai_stream
 from api.dependencies import By, Reader, ServicesDep, Writer, single_values
 from api.documentation import Responses, openai_body, refusals
-from api.errors import problem
+from api.errors import problem, response_of
+from api.event_stream import COMMENT, EVENT, EventStream
+from api.hub import Follower
 from api.middleware import ANSWER_HEADERS
 from api.openai_form import MODELS, Asked, OpenAIForm
 from api.receiving import Added, Submission
 from api.schemas import JobDetail
 from api.services import Services
+from api.story import QUIET_SECONDS, Story
 from api.submission import Defaults
 from audit.events import Actor
 from auth import Principal
-from errors import JobWithoutResult, UnknownModel
+from errors import JobWithoutResult, ServiceError, UnknownModel
 from jobs import queries
 from jobs.dead_letters import INPUT_FAULTS
+from jobs.queries import WindowView
 from models import FINAL, AuditAction, JobStatus, TranscriptionJob
+from speech.transcript import Transcript
 
 router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(single_values)])
 
 JOB_HEADER: Final = "x-job-id"
 #: When Whisper was published; OpenAI's clients expect a time of each model.
 CREATED: Final = 1_663_718_400
+LATER: Final = "The job is not done yet: it goes on. Send the request again to wait for it."
 
 _ANSWERS: Final[Responses] = {
     200: {
@@ -43,6 +51,7 @@ _ANSWERS: Final[Responses] = {
         "content": {
             "application/json": {"schema": {"type": "object"}},
             "text/plain": {"schema": {"type": "string"}},
+            "text/event-stream": {"itemSchema": dict(EVENT)},
         },
         "headers": {JOB_HEADER: {"description": "Its job.", "schema": {"type": "string"}}},
     },
@@ -164,6 +173,9 @@ class _Call:
         if asked.respond_async:
             body = added.shown.model_dump(mode="json")
             return JSONResponse(body, HTTPStatus.ACCEPTED, dict(added.headers))
+        if asked.stream:
+            tell = functools.partial(self._tell, job_id)
+            return EventStream(self._services.hub, job_id, tell)
         await self._wait(job_id)
         return await run_in_threadpool(self._result, job_id, asked)
 
@@ -182,45 +194,73 @@ class _Call:
 
     async def _wait(self, job_id: uuid.UUID) -> None:
         """Wait until the job has ended, for as long as we do."""
-        with self._services.endings.expect(job_id) as ended:
-            if await run_in_threadpool(self._services.ended, [job_id]):
+        services = self._services
+        with services.hub.follow(job_id) as follower, follower.listening(self._request.receive):
+            standing = (await run_in_threadpool(services.standings, [job_id]))[job_id]
+            if standing.ended or await follower.end(services.settings.openai_wait_seconds):
                 return
-            waits = [asyncio.create_task(ended.wait()), asyncio.create_task(self._gone())]
-            try:
-                await asyncio.wait(
-                    waits,
-                    timeout=self._services.settings.openai_wait_seconds,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-            finally:
-                for wait in waits:
-                    wait.cancel()
-            if waits[1].done() and not waits[1].cancelled() and not ended.is_set():
+            if follower.left:
                 raise ClientDisconnect
 
-    async def _gone(self) -> None:
-        while (await self._request.receive())["type"] != "http.disconnect":
-            pass
+    async def _tell(self, job_id: uuid.UUID, follower: Follower) -> AsyncGenerator[str, None]:
+        """Stream the transcript, as windows are done."""
+        most = self._services.settings.openai_wait_seconds
+        quiet = min(most, QUIET_SECONDS)
+        story = Story(self._services, job_id, follower, self._by, quiet_seconds=quiet)
+        deltas, heard_at = openai_stream.Deltas(), time.monotonic()
+        async for news in story.tell():
+            if news is not None:
+                heard_at = time.monotonic()
+            elif time.monotonic() - heard_at >= most:
+                break
+            if isinstance(news, WindowView) and (text := deltas.of(news)):
+                yield openai_stream.delta(text)
+            else:
+                yield COMMENT
+        if follower.stopping:
+            yield openai_stream.failed(self._stopping())
+        elif not follower.left:
+            yield await run_in_threadpool(self._last, job_id)
+
+    def _last(self, job_id: uuid.UUID) -> str:
+        scope = self._request.scope
+        try:
+            found = self._find(job_id)
+        except HTTPException:
+            return openai_stream.failed(problem(scope, 504, "still_transcribing", LATER))
+        except ServiceError as error:
+            return openai_stream.failed(response_of(scope, error))
+        if isinstance(found, Transcript):
+            return openai_stream.done(found)
+        return openai_stream.failed(found)
+
+    def _stopping(self) -> Response:
+        detail = "The service is stopping, and the job goes on: send the request again."
+        return problem(self._request.scope, 503, "unavailable", detail)
 
     def _result(self, job_id: uuid.UUID, asked: Asked) -> Response:
-        with self._services.transaction() as session:
-            job = jobs.find(session, job_id, self._principal).job
-            if job.status not in FINAL:
-                raise HTTPException(
-                    HTTPStatus.GATEWAY_TIMEOUT,
-                    "The job is not done yet: it goes on. Send the request again to wait for it.",
-                )
-            transcript = queries.transcript(session, job_id)
-            if job.status != JobStatus.COMPLETED or transcript is None:
-                return self._failure(job)
-            self._services.trail.read(session, self._by, AuditAction.TRANSCRIPT_READ, job_id)
+        found = self._find(job_id)
+        if isinstance(found, Response):
+            return found
         text = openai_formats.render(
-            transcript,
+            found,
             asked.response_format,
             granularities=asked.granularities,
             translated=self._translate,
         )
         return Response(text, media_type=openai_formats.FORMATS[asked.response_format])
+
+    def _find(self, job_id: uuid.UUID) -> Transcript | Response:
+        """Read the transcript, or say why there is none."""
+        with self._services.transaction() as session:
+            job = jobs.find(session, job_id, self._principal).job
+            if job.status not in FINAL:
+                raise HTTPException(HTTPStatus.GATEWAY_TIMEOUT, LATER)
+            transcript = queries.transcript(session, job_id)
+            if job.status != JobStatus.COMPLETED or transcript is None:
+                return self._failure(job)
+            self._services.trail.read(session, self._by, AuditAction.TRANSCRIPT_READ, job_id)
+        return transcript
 
     def _failure(self, job: TranscriptionJob) -> Response:
         """Say why there is no transcript; the queue has tried again already, as often as it may."""

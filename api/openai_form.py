@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from api import submission
+from api import openai_stream, submission
 from api.errors import invalid
 from api.openai_formats import FORMATS
 from api.submission import Defaults, Wishes
@@ -25,6 +25,8 @@ ALIASES: Final = (
 MODELS: Final = (*ALIASES, *catalogue.NAMES)
 GRANULARITIES: Final = ("segment", "word")
 DEFAULT_FORMAT: Final = "json"
+#: OpenAI's, and none of ours: who speaks is not found out, and one speaker would be made up.
+DIARIZED: Final = "diarized_json"
 MAX_TEMPERATURE: Final = 1.0
 _BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
 
@@ -53,7 +55,12 @@ FIELDS: Final[Mapping[str, Mapping[str, Any]]] = {
         "items": {"type": "string", "enum": list(GRANULARITIES)},
         "description": "What `verbose_json` tells the times of.",
     },
-    "stream": {"type": "boolean", "enum": [False], "description": "Not offered."},
+    "stream": {
+        "type": "boolean",
+        "default": False,
+        "description": "Answer with events, as the text comes; `response_format` is `json` then,"
+        " or `text`.",
+    },
     "async": {
         "type": "boolean",
         "default": False,
@@ -68,6 +75,8 @@ class Asked:
 
     response_format: str = DEFAULT_FORMAT
     granularities: frozenset[str] = frozenset({"segment"})
+    #: Whether the answer comes bit by bit.
+    stream: bool = False
     #: Whether the job is the answer.
     respond_async: bool = False
 
@@ -116,9 +125,16 @@ class OpenAIForm:
         _refuse(fields)
         _temperature(fields.get("temperature", "0"))
         name = fields.get("response_format", DEFAULT_FORMAT)
+        if name == DIARIZED:
+            raise invalid("response_format", "unsupported", "Speakers are not told apart here.")
         if name not in FORMATS:
             raise invalid("response_format", "unknown_format", _one_of(FORMATS))
+        stream = _boolean("stream", fields.get("stream", "false"))
+        if stream and name not in openai_stream.FORMATS:
+            wanted = _one_of(openai_stream.FORMATS)
+            raise invalid("response_format", "unsupported", f"Of what is streamed: {wanted}")
         return Asked(
+            stream=stream,
             response_format=name,
             granularities=_granularities(fields) or frozenset({"segment"}),
             respond_async=self._respond_async or _boolean("async", fields.get("async", "false")),
@@ -137,8 +153,6 @@ class OpenAIForm:
 
 def _refuse(fields: Mapping[str, str]) -> None:
     """Refuse what would be missed in the answer."""
-    if _boolean("stream", fields.get("stream", "false")):
-        raise invalid("stream", "unsupported", "Streaming is not offered: see GET /jobs/{job_id}.")
     if "logprobs" in _listed(fields, "include"):
         raise invalid("include[]", "unsupported", "Log probabilities of tokens are not offered.")
 

@@ -12,16 +12,18 @@ import re
 import uuid
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 import httptools
 from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from api.connections import Door, Limits, Verdict
 from api.errors import HTTP_CODES, problem
 from api.middleware import add_headers
+from api.stopping import stop
 from errors import ClientError, TooManyConnections
 
 logger = logging.getLogger(__name__)
@@ -104,6 +106,11 @@ class LimitedProtocol(HttpToolsProtocol):
                 timer.cancel()
         self.door.leave(self._address, self._verdict)
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self._is_answering:
+            stop(cast("Scope", self.cycle.scope))
 
     @property
     def _address(self) -> str | None:

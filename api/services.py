@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
@@ -15,17 +15,18 @@ from sqlalchemy.orm import Session
 
 from api.allowances import Allowances
 from api.doorkeeper import Doorkeeper
-from api.endings import Endings
+from api.hub import Hub
 from api.idempotency import UnderWay
 from api.outlook import Outlook
 from api.rates import SharedCounts
 from api.trail import Trail
-from celery_app import TRANSCRIBE, Doorbell, make_celery, make_redis
+from celery_app import LANES, TRANSCRIBE, Doorbell, make_celery, make_redis
 from config import Settings
 from database import get_db_session, make_engine, make_sessions
 from errors import DatabaseUnavailable, ServiceError
 from first_keys import FirstKeys
-from jobs import dispatching, queries
+from jobs import dispatching, standings
+from jobs.standings import Standing
 from jobs.uploads import UploadStore
 from models import Owner
 from redaction import make_mask
@@ -91,8 +92,8 @@ class Services:
         self.outlook = Outlook(budget_seconds=settings.max_queued_audio_hours * 3600)
         self.doorkeeper = Doorkeeper(self.counts, limit=settings.max_auth_failures)
         self.trail = Trail(self.transaction, mask=make_mask(settings.secrets()))
-        listening = make_engine(settings, pooled=False, name="transcription-web-endings")
-        self.endings = Endings(listening, self.ended)
+        listening = make_engine(settings, pooled=False, name="transcription-web-hub")
+        self.hub = Hub(listening, self.standings)
         self.readiness = Readiness(self._could_accept)
 
     def start(self) -> None:
@@ -110,7 +111,7 @@ class Services:
             logger.warning("the database is away; keys are entered when it answers")
 
     def close(self) -> None:
-        self.endings.close()
+        self.hub.close()
         self.trail.denials.close()
         self.doorbell.close()
         self.redis.close()
@@ -127,10 +128,10 @@ class Services:
         with get_db_session(self.sessions) as session:
             yield session
 
-    def ended(self, job_ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
-        """Which of these jobs have ended, or are no more."""
+    def standings(self, job_ids: Collection[uuid.UUID]) -> Mapping[uuid.UUID, Standing]:
+        """How these jobs stand."""
         with self.transaction() as session:
-            return set(job_ids) - queries.unfinished(session, job_ids)
+            return standings.read(session, job_ids, self.outlook.backlog, lanes=LANES)
 
     def publish(self, job_id: uuid.UUID, lane: str) -> None:
         """Ring for a worker, after the commit. Failing is harmless: the dispatcher rings later."""

@@ -7,7 +7,7 @@ owners' jobs are not there; None means everybody's.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -19,7 +19,6 @@ from jobs import dead_letters
 from jobs.dead_letters import INPUT_FAULTS, Wanted
 from jobs.paging import Place, after
 from models import (
-    FINAL,
     JobStatus,
     PausedQueue,
     TranscriptionJob,
@@ -49,6 +48,16 @@ class JobView:
     queue_paused: bool = False
     #: Only read for a single job.
     text: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowView:
+    """What was said in a finished window."""
+
+    index: int
+    start_seconds: float
+    end_seconds: float
+    segments: tuple[Segment, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +169,26 @@ def partial_transcript(session: Session, job: TranscriptionJob) -> Transcript:
     )
 
 
+def windows(session: Session, job_id: uuid.UUID, *, first: int, limit: int) -> list[WindowView]:
+    """Read finished windows in their order, beginning with one of them."""
+    window = TranscriptionWindow
+    rows = session.execute(
+        select(window.index, window.start_seconds, window.end_seconds, window.segments)
+        .where(window.job_id == job_id, window.index >= first)
+        .order_by(window.index)
+        .limit(limit)
+    )
+    return [
+        WindowView(
+            index=row[0],
+            start_seconds=row.start_seconds,
+            end_seconds=row.end_seconds,
+            segments=tuple(map(Segment.from_json, row.segments)),
+        )
+        for row in rows
+    ]
+
+
 _FIGURES = text("""
 -- What is going on, and what came of the last hour
 SELECT count(*) FILTER (WHERE status = 'pending') AS pending,
@@ -197,13 +226,6 @@ SELECT lane,
  WHERE status = 'pending'
  GROUP BY lane
 """)
-
-
-def unfinished(session: Session, job_ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
-    """Which of these have not ended; those that are no more have."""
-    jobs = TranscriptionJob
-    waiting = jobs.id.in_(job_ids), jobs.status.not_in(FINAL)
-    return set(session.scalars(select(jobs.id).where(*waiting)))
 
 
 def figures(session: Session) -> Figures:

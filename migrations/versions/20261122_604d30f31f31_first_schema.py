@@ -50,21 +50,27 @@ AUDIT_TRIGGERS = (
     "CREATE TRIGGER audit_events_guard_all BEFORE TRUNCATE ON audit_events"
     " FOR EACH STATEMENT EXECUTE FUNCTION audit_events_guard()",
 )
-#: Whoever waits for a job hears of it on this channel; what became of it stands in its row.
-JOB_ENDED = """
-CREATE FUNCTION job_ended() RETURNS trigger LANGUAGE plpgsql AS $$
+#: Whoever follows a job hears of it on this channel; what became of it stands in its row.
+JOB_CHANGED = """
+CREATE FUNCTION job_changed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM pg_notify('job_ended', OLD.id::text);
+    IF TG_TABLE_NAME = 'transcription_windows' THEN
+        PERFORM pg_notify('job_changed', NEW.job_id::text);
+    ELSE
+        PERFORM pg_notify('job_changed', OLD.id::text);
+    END IF;
     RETURN NULL;
 END
 $$
 """
-_ENDED = "('completed', 'failed', 'cancelled')"
 JOB_TRIGGERS = (
-    "CREATE TRIGGER job_ended AFTER UPDATE OF status ON transcription_jobs FOR EACH ROW"
-    f" WHEN (OLD.status NOT IN {_ENDED} AND NEW.status IN {_ENDED}) EXECUTE FUNCTION job_ended()",
+    "CREATE TRIGGER job_changed AFTER UPDATE OF status, cancel_requested_at ON transcription_jobs"
+    " FOR EACH ROW WHEN ((OLD.status, OLD.cancel_requested_at)"
+    " IS DISTINCT FROM (NEW.status, NEW.cancel_requested_at)) EXECUTE FUNCTION job_changed()",
     "CREATE TRIGGER job_deleted AFTER DELETE ON transcription_jobs FOR EACH ROW"
-    f" WHEN (OLD.status NOT IN {_ENDED}) EXECUTE FUNCTION job_ended()",
+    " WHEN (OLD.completed_at IS NULL) EXECUTE FUNCTION job_changed()",
+    "CREATE TRIGGER window_kept AFTER INSERT ON transcription_windows"
+    " FOR EACH ROW EXECUTE FUNCTION job_changed()",
 )
 
 
@@ -345,7 +351,7 @@ def upgrade() -> None:
     )
     # ### end Alembic commands ###
     op.execute(AUDIT_GUARD)
-    op.execute(JOB_ENDED)
+    op.execute(JOB_CHANGED)
     for trigger in (*AUDIT_TRIGGERS, *JOB_TRIGGERS):
         op.execute(trigger)
 
@@ -393,4 +399,4 @@ def downgrade() -> None:
     op.drop_table('audit_events')
     # ### end Alembic commands ###
     op.execute("DROP FUNCTION audit_events_guard()")
-    op.execute("DROP FUNCTION job_ended()")
+    op.execute("DROP FUNCTION job_changed()")

@@ -246,7 +246,7 @@ def test_a_field_does_what_is_told_of_it(client, alice, jobs, field, value, colu
 @pytest.mark.parametrize(
     ("field", "value", "param"),
     [
-        ("stream", "true", "stream"),
+        ("stream", "perhaps", "stream"),
         ("include[]", "logprobs", "include[]"),
         ("response_format", "diarized_json", "response_format"),
         ("timestamp_granularities[]", "phoneme", "timestamp_granularities[]"),

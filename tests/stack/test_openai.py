@@ -56,6 +56,10 @@ class Service:
         with self.stack.sessions() as session:
             return session.scalar(select(func.count(TranscriptionJob.id))) or 0
 
+    def status(self) -> str | None:
+        with self.stack.sessions() as session:
+            return session.scalar(select(TranscriptionJob.status))
+
 
 @pytest.fixture
 def service(stack: Stack) -> Service:
@@ -176,7 +180,7 @@ def test_a_listener_that_is_cut_off_hears_of_it_all_the_same(
 ) -> None:
     cut = text(
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
-        " WHERE application_name = 'transcription-web-endings' AND datname = current_database()"
+        " WHERE application_name = 'transcription-web-hub' AND datname = current_database()"
     )
 
     def cut_off() -> bool:
@@ -204,6 +208,105 @@ def test_whoever_hangs_up_takes_no_job_with_him(stack: Stack, service: Service) 
             return session.scalar(select(TranscriptionJob.status)) == JobStatus.COMPLETED
 
     assert wait_for(done, "the job is done")
+
+
+@pytest.mark.parametrize("variables", [{}, {"WEB_CONCURRENCY": "2"}])
+def test_the_text_is_streamed_as_windows_are_done(
+    stack: Stack, tmp_path: Path, variables: dict[str, str]
+) -> None:
+    service = Service(stack, **variables)
+    stack.worker()
+    long = repeated("digits-en.wav", 30, tmp_path / "long.wav")
+    first_seen_as = None
+    with service.client() as client:
+        deltas, done = [], None
+        stream = client.audio.transcriptions.create(model="whisper-1", file=long, stream=True)
+        for event in stream:
+            if event.type == "transcript.text.delta":
+                first_seen_as = first_seen_as or service.status()
+                deltas.append(event.delta)
+            elif event.type == "transcript.text.done":
+                done = event
+
+    assert first_seen_as == JobStatus.PROCESSING
+    assert len(deltas) > 1
+    assert done
+    assert done.usage
+    assert "".join(deltas) == done.text
+    assert done.usage.output_tokens > len(done.text.split())
+
+
+def test_many_are_streamed_at_once_by_the_asynchronous_client(
+    stack: Stack, service: Service, tmp_path: Path
+) -> None:
+    stack.worker()
+    paths = [repeated("digits-en.wav", 1 + n, tmp_path / f"{n}.wav") for n in range(4)]
+
+    async def read(client: AsyncOpenAI, path: Path) -> str:
+        create = client.audio.transcriptions.create
+        said = ""
+        async for event in await create(model="whisper-1", file=path, stream=True):
+            said += event.delta if event.type == "transcript.text.delta" else ""
+        return said
+
+    async def run() -> list[str]:
+        async with AsyncOpenAI(base_url=f"{service.url}/v1", api_key=KEY) as client:
+            return list(await asyncio.gather(*(read(client, path) for path in paths)))
+
+    lengths = [len(text.split()) for text in asyncio.run(run())]
+
+    assert lengths == sorted(set(lengths))
+
+
+def test_a_job_that_fails_in_a_stream_is_the_packages_own_error(
+    stack: Stack, client: OpenAI, tmp_path: Path
+) -> None:
+    stack.worker()
+    noise = tmp_path / "a.mp3"
+    noise.write_bytes(b"no sound at all" * 100)
+    with (
+        client.audio.transcriptions.create(model="whisper-1", file=noise, stream=True) as stream,
+        pytest.raises(openai.APIError) as caught,
+    ):
+        list(stream)
+
+    assert caught.value.code == "not_audio"
+
+
+def test_a_stream_that_is_dropped_is_taken_up_from_its_beginning(
+    stack: Stack, service: Service, client: OpenAI, tmp_path: Path
+) -> None:
+    stack.worker()
+    long = repeated("digits-en.wav", 30, tmp_path / "long.wav")
+    create = client.audio.transcriptions.create
+    with create(model="whisper-1", file=long, stream=True) as stream:
+        first = next(stream)
+    with create(model="whisper-1", file=long, stream=True) as stream:
+        told = list(stream)
+
+    assert told[0] == first
+    assert told[-1].type == "transcript.text.done"
+    assert service.jobs() == 1
+
+
+def test_a_stream_whose_web_process_stops_ends_at_once_and_loses_nothing(
+    stack: Stack, service: Service, client: OpenAI
+) -> None:
+    with client.audio.transcriptions.create(
+        model="whisper-1", file=SAMPLE.path, stream=True
+    ) as stream:
+        wait_for(lambda: service.jobs() == 1, "the job is there")
+        service.process.signal(signal.SIGTERM)
+        with pytest.raises(openai.APIError, match="the job goes on"):
+            list(stream)
+    service.process.wait()
+    assert not service.process.said("graceful shutdown exceeded")
+    service.again()
+    stack.maintenance()
+    stack.worker()
+
+    assert transcribe(client) == SAMPLE.text
+    assert service.jobs() == 1
 
 
 def test_a_web_process_that_stops_ends_the_waits_with_what_may_be_tried_again(

@@ -1,16 +1,18 @@
-"""Waiting for jobs to end: told by PostgreSQL, or found out without it."""
+"""Following jobs: told by PostgreSQL, or found out without it."""
 
 import asyncio
 import threading
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 
 import pytest
 from sqlalchemy import Engine, NullPool, create_engine, text
 
-from api.endings import Endings
-from jobs import lifecycle, queries
+from api.hub import Hub
+from celery_app import LANES
+from jobs import backlog, lifecycle, standings
+from jobs.standings import Standing
 from tests.api.conftest import Jobs
 
 PATIENCE_SECONDS = 60.0
@@ -26,11 +28,11 @@ class Rows:
         self._jobs = jobs
         self.asked = threading.Event()
 
-    def __call__(self, job_ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
+    def __call__(self, job_ids: Collection[uuid.UUID]) -> Mapping[uuid.UUID, Standing]:
         with self._jobs.sessions() as session:
-            ended = set(job_ids) - queries.unfinished(session, job_ids)
+            found = standings.read(session, job_ids, backlog.read, lanes=LANES)
         self.asked.set()
-        return ended
+        return found
 
 
 @pytest.fixture
@@ -39,21 +41,20 @@ def rows(jobs: Jobs) -> Rows:
 
 
 @pytest.fixture
-def endings(engine: Engine, rows: Rows) -> Iterator[Endings]:
+def hub(engine: Engine, rows: Rows) -> Iterator[Hub]:
     alone = create_engine(engine.url, poolclass=NullPool)
-    with closing(Endings(alone, rows, sweep_seconds=NEVER_SECONDS)) as endings:
-        yield endings
+    with closing(Hub(alone, rows, sweep_seconds=NEVER_SECONDS)) as hub:
+        yield hub
 
 
-def heard(endings: Endings, job_id: uuid.UUID, end: Callable[[], object], rows: Rows) -> bool:
+def heard(hub: Hub, job_id: uuid.UUID, end: Callable[[], object], rows: Rows) -> bool:
     """Wait for a job, and end it when somebody listens; tells whether that was heard."""
 
     async def wait() -> bool:
-        with endings.expect(job_id) as ended:
+        with hub.follow(job_id) as follower:
             assert await asyncio.to_thread(rows.asked.wait, PATIENCE_SECONDS)
             await asyncio.to_thread(end)
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                return await ended.wait()
+            return await follower.end(PATIENCE_SECONDS)
 
     return asyncio.run(wait())
 
@@ -73,29 +74,27 @@ def fail(jobs: Jobs, job_id: uuid.UUID) -> None:
 
 
 @pytest.mark.parametrize("end", [Jobs.finish, fail, cancel, delete])
-def test_whoever_waits_hears_of_every_end(
-    endings: Endings, rows: Rows, jobs: Jobs, end: End
-) -> None:
+def test_whoever_waits_hears_of_every_end(hub: Hub, rows: Rows, jobs: Jobs, end: End) -> None:
     job_id = jobs.submit()
 
-    assert heard(endings, job_id, lambda: end(jobs, job_id), rows)
+    assert heard(hub, job_id, lambda: end(jobs, job_id), rows)
 
 
 def test_what_anybody_else_says_on_the_channel_is_passed_over(
-    endings: Endings, rows: Rows, jobs: Jobs
+    hub: Hub, rows: Rows, jobs: Jobs
 ) -> None:
     job_id = jobs.submit()
 
     def shout() -> None:
         with jobs.sessions.begin() as session:
-            session.execute(text("NOTIFY job_ended, 'nonsense'"))
+            session.execute(text("NOTIFY job_changed, 'nonsense'"))
         jobs.finish(job_id)
 
-    assert heard(endings, job_id, shout, rows)
+    assert heard(hub, job_id, shout, rows)
 
 
 def test_without_a_connection_the_rows_are_asked(jobs: Jobs, rows: Rows) -> None:
     nowhere = create_engine("postgresql+psycopg2://127.0.0.1:1/nowhere", poolclass=NullPool)
     job_id = jobs.submit()
-    with closing(Endings(nowhere, rows, sweep_seconds=0.05)) as endings:
-        assert heard(endings, job_id, lambda: jobs.finish(job_id), rows)
+    with closing(Hub(nowhere, rows, sweep_seconds=0.05)) as hub:
+        assert heard(hub, job_id, lambda: jobs.finish(job_id), rows)

@@ -1,0 +1,139 @@
+"""The story of a job, told to somebody who follows it: its windows in order, and how it stands."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from api.hub import Follower
+from api.services import Services
+from audit.events import Actor
+from celery_app import LANES
+from errors import ServiceError
+from jobs import queries, standings
+from jobs.queries import WindowView
+from jobs.standings import Standing
+from models import AuditAction, JobStatus
+
+#: Read at once.
+WINDOWS: Final = 100
+#: A connection over which nothing goes is cut by whoever stands in between, sooner or later.
+QUIET_SECONDS: Final = 15.0
+#: When to ask again after PostgreSQL could not be asked.
+PAUSE_SECONDS: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """How far somebody has heard a job's windows."""
+
+    #: See ``Standing.run``.
+    run: int = 0
+    windows: int = 0
+
+
+class Story:
+    """What becomes of one job from some place on.
+
+    Args:
+        by: Reads its transcript.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        job_id: uuid.UUID,
+        follower: Follower,
+        by: Actor,
+        *,
+        after: Place | None = None,
+        quiet_seconds: float = QUIET_SECONDS,
+    ) -> None:
+        self._services = services
+        self._job_id = job_id
+        self._follower = follower
+        self._by = by
+        self.place = after or Place()
+        self._quiet_seconds = quiet_seconds
+        self._told: Standing | None = None
+        self._read = False
+
+    async def tell(self) -> AsyncIterator[WindowView | Standing | None]:
+        """Give what is new, and None where nothing was for a while.
+
+        Ends when the job has, after how it stands then, and when its follower left or must: he
+        knows which.
+        """
+        while not self._over:
+            found = await self._look()
+            for window in found or ():
+                yield window
+            if found is None or len(found) == WINDOWS:
+                yield None
+                continue
+            yield self._told
+            if self._told is not None and self._told.ended:
+                return
+            async for standing in self._wait():
+                yield standing
+
+    @property
+    def _over(self) -> bool:
+        return self._follower.left or self._follower.stopping
+
+    async def _look(self) -> list[WindowView] | None:
+        """Read further; None when PostgreSQL cannot be asked."""
+        try:
+            return await run_in_threadpool(self._read_on)
+        except ServiceError:
+            await self._follower.news(PAUSE_SECONDS)
+            return None
+
+    def _read_on(self) -> list[WindowView]:
+        with self._services.transaction() as session:
+            # before its windows: when it has ended, there will be no more
+            backlog = self._services.outlook.backlog
+            found = standings.read(session, [self._job_id], backlog, lanes=LANES)[self._job_id]
+            if found.run != self.place.run:
+                self.place = Place(run=found.run)
+            windows = self._windows(session, found)
+            if windows and not self._read:
+                action = AuditAction.TRANSCRIPT_READ
+                self._services.trail.read(session, self._by, action, self._job_id)
+        self._told, self._read = found, self._read or bool(windows)
+        if windows:
+            self.place = Place(run=found.run, windows=windows[-1].index + 1)
+        return windows
+
+    def _windows(self, session: Session, found: Standing) -> list[WindowView]:
+        if found.windows:
+            return queries.windows(session, self._job_id, first=self.place.windows, limit=WINDOWS)
+        if found.status != JobStatus.COMPLETED or self.place.windows:
+            return []
+        # of the first version, which kept none
+        whole = queries.transcript(session, self._job_id)
+        if whole is None:
+            return []
+        return [
+            WindowView(
+                index=0, start_seconds=0.0, end_seconds=whole.audio_seconds, segments=whole.segments
+            )
+        ]
+
+    async def _wait(self) -> AsyncIterator[Standing | None]:
+        """Give how the job stands, until there is more to read."""
+        while not self._over:
+            await self._follower.news(self._quiet_seconds)
+            now = self._follower.standing
+            if now is None or now == self._told:
+                yield None
+            elif now.ended or (now.run, now.windows) != (self.place.run, self.place.windows):
+                return
+            else:
+                self._told = now
+                yield now
