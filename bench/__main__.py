@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bench import engines, leases, memory, overhead, submit
+from bench import accuracy, engines, leases, memory, overhead, submit
 
 BENCHES = {
     "submit": submit.main,
@@ -12,6 +12,7 @@ BENCHES = {
     "leases": leases.main,
     "memory": memory.main,
     "engines": engines.main,
+    "accuracy": accuracy.main,
 }
 
 
