@@ -9,16 +9,14 @@ import logging
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import IO, Any, TypeVar
 
 import psutil
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from celery_app import DEAD_LETTER, DLQ, Doorbell
-from config import Settings
-from database import Sessions, get_db_session
+from celery_app import DEAD_LETTER, DLQ
+from database import get_db_session
 from errors import (
     CancelRequested,
     DatabaseUnavailable,
@@ -30,15 +28,14 @@ from errors import (
     message_of,
 )
 from jobs import lifecycle
-from jobs.leases import Hold, LeaseKeeper
-from jobs.lifecycle import Backoff, ClaimedJob, Failure, Outcome
-from jobs.uploads import UploadStore
-from model_pool import Loan, ModelPool
+from jobs.leases import Hold
+from jobs.lifecycle import ClaimedJob, Failure, Outcome
+from model_pool import Loan
 from models import JobStatus, TranscriptionWindow
 from retries import Course, Policy, policy_of
-from solo import Solo, SoloLoan
+from solo import SoloLoan
 from speech import audio
-from speech.audio import Decoded, DecodeLimits
+from speech.audio import Decoded
 from speech.engines import ModelKey, catalogue, fitting
 from speech.transcript import (
     Mode,
@@ -49,6 +46,7 @@ from speech.transcript import (
     Window,
     storable,
 )
+from workbench import Workbench
 
 logger = logging.getLogger(__name__)
 
@@ -61,57 +59,12 @@ FIRST_PAUSE_SECONDS = 0.5
 LAST_PAUSE_SECONDS = 5.0
 #: The priority that others step aside for.
 URGENT = "high"
-#: Shorter audio is done soon enough in the mode whose text is openai-whisper's to the letter.
-FAST_FROM_SECONDS = 120.0
 #: ISO 639-2's code for "undetermined": audio in which nothing was decoded.
 NO_LANGUAGE = "und"
 
 
 class AttemptFailed(Exception):
     """The attempt failed, and its row says so already; raised only so that Flower shows it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workbench:
-    """What one worker process has for all its attempts."""
-
-    settings: Settings
-    name: str
-    sessions: Sessions
-    uploads: UploadStore
-    keeper: LeaseKeeper
-    pool: ModelPool
-    #: Lends models to suspects, each in a process of its own.
-    solo: Solo
-    doorbell: Doorbell
-    #: The model that a job's engine and model name mean on this machine.
-    key_of: Callable[[str, str], ModelKey]
-    #: Brings a model's files here, telling a step's name and a share of it.
-    fetch: Callable[[ModelKey, Callable[[int, int | None], None]], object]
-    #: Waits, but not longer than the process lives.
-    pause: Callable[[float], object]
-    decode: Callable[..., Decoded] = audio.decode
-
-    def backoff(self, policy: Policy) -> Backoff:
-        return Backoff.of(
-            policy,
-            base_seconds=self.settings.retry_base_seconds,
-            cap_seconds=self.settings.retry_cap_seconds,
-        )
-
-    def mode(self, audio_seconds: float) -> Mode:
-        asked = self.settings.whisper_mode
-        if asked == "auto":
-            return Mode.FAST if audio_seconds >= FAST_FROM_SECONDS else Mode.EXACT
-        return Mode(asked)
-
-    @property
-    def decode_limits(self) -> DecodeLimits:
-        return DecodeLimits(
-            max_audio_seconds=self.settings.max_audio_seconds,
-            max_memory_bytes=self.settings.decode_memory_mb * 2**20,
-            timeout_seconds=self.settings.decode_timeout_seconds,
-        )
 
 
 class Attempt:

@@ -14,7 +14,7 @@ from typing import Any
 
 from celery import shared_task
 
-from attempts import Attempt, AttemptFailed, Workbench
+from attempts import Attempt, AttemptFailed
 from celery_app import DEAD_LETTER, TRANSCRIBE
 from database import Sessions, get_db_session
 from errors import DatabaseUnavailable
@@ -22,6 +22,7 @@ from jobs import dispatching, lifecycle
 from jobs.leases import Refused
 from jobs.lifecycle import ClaimedJob
 from telemetry import bind
+from workbench import Workbench
 
 logger = logging.getLogger(__name__)
 

@@ -31,7 +31,6 @@ from sqlalchemy.orm import Session
 
 import model_setup
 import tasks
-from attempts import Workbench
 from celery_app import DLQ, Doorbell, make_celery, make_redis, send
 from config import PROJECT_DIR, VERSION, Settings
 from database import Sessions, get_db_session, make_engine, make_sessions
@@ -49,6 +48,7 @@ from speech import audio, engines
 from speech.audio import Decoded
 from speech.engines import Engine, ModelKey
 from telemetry import configure_logging
+from workbench import Workbench
 
 logger = logging.getLogger(__name__)
 

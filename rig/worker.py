@@ -26,7 +26,6 @@ from sqlalchemy import event
 import model_setup
 import tasks
 import worker
-from attempts import Workbench
 from celery_app import make_celery
 from config import Settings
 from database import Sessions
@@ -39,6 +38,7 @@ from speech.audio import Decoded
 from speech.engines import Engine, ModelKey, fitting
 from speech.engines.failures import translated
 from telemetry import configure_logging
+from workbench import Workbench
 
 MODULE: Final = "rig.worker"
 #: What the statement says before or after whose commit the process dies.

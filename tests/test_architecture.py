@@ -49,10 +49,11 @@ ROWS = (
         "model_setup",
         "reaper",
         "tasks",
+        "workbench",
     },
     {"app", "cli", "commands", "migrations", "serve", "welcome", "worker"},  # entry points
-    {"rig"},  # what tools and tests share
-    {"bench", "compose", "locks", "soak", "training"},  # tools beside the service
+    {"rig", "training"},  # what tools and tests share; what makes the demo model, and judges it
+    {"bench", "compose", "locks", "soak"},  # tools beside the service
 )
 #: Modules that are one thing in two files.
 UNITS = {
@@ -69,6 +70,7 @@ UNITS = {
     "redaction": "telemetry",
     "solo": "model_pool",
     "welcome": "serve",
+    "workbench": "tasks",
 }
 ENGINES = {"ctranslate2", "faster_whisper", "openvino", "torch", "whisper"}
 HTTP = {"fastapi", "starlette", "uvicorn"}
@@ -110,6 +112,7 @@ NEVER: Mapping[str, set[str]] = {
     "attempts": {"api", "app", "celery", "kombu", *ENGINES, *HTTP},
     "tasks": {"api", "app", *ENGINES, *HTTP},
     "telemetry": {"config", *BROKER, *DATABASE, *ENGINES, *HTTP},
+    "workbench": {"api", "app", "celery", "kombu", *ENGINES, *HTTP},
     "worker": {"api", "app", *ENGINES, *HTTP},
 }
 #: Pure tables of names: the only part of the engines that the web may look at.
