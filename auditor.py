@@ -66,6 +66,13 @@ class Auditor:
                     return chain.head(session)
 
     def _prune(self, keep: timedelta) -> None:
+        with get_db_session(self._sessions) as session:
+            if not pruning.may_prune(session):
+                logger.error(
+                    "old audit events may not be deleted: run alembic upgrade head as the owner,"
+                    " with this AUDIT_RETENTION_DAYS"
+                )
+                return
         pruned = pruning.BATCH
         while pruned == pruning.BATCH:
             with get_db_session(self._sessions) as session:

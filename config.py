@@ -118,7 +118,8 @@ class Settings(BaseSettings):
         None, description="Folder for model files; STATE_DIR/models"
     )
     db_password: SecretStr | None = Field(
-        None, description="Compose only: PostgreSQL's password; made at the first start"
+        None,
+        description="Compose only: password of the database's owner; made at the first start",
     )
 
     # Web
@@ -338,6 +339,12 @@ class Settings(BaseSettings):
     )
 
     # PostgreSQL
+    database_service_role: str = Field(
+        "transcription_service",
+        min_length=1,
+        description="Role that the service connects as, where another owns the tables: migrations"
+        " give it what it needs",
+    )
     database_pool_size: Count = Field(10, description="Connections kept open by one process")
     database_max_overflow: int = Field(
         10, ge=0, le=1000, description="Further connections under load"

@@ -41,11 +41,7 @@ SEAL: Final = ("position", "sha256")
 HEAD: Final = re.compile(r"(\d{1,18}):([0-9a-f]{64})")
 
 SEAL_ROWS: Final = text("""
-UPDATE audit_events
-   SET position = sealed.position,
-       sha256 = sealed.sha256
-  FROM unnest(:ids, :positions, :digests) AS sealed (id, position, sha256)
- WHERE audit_events.id = sealed.id
+SELECT seal_audit_events(:ids, :positions, :digests)
 """).bindparams(
     bindparam("ids", type_=ARRAY(UUID(as_uuid=True))),
     bindparam("positions", type_=ARRAY(BigInteger)),

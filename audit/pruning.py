@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Final
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from audit import chain
@@ -22,6 +22,12 @@ from models import AuditAction, AuditEvent
 SHORTEST: Final = timedelta(days=30)
 #: Deleted in one transaction.
 BATCH: Final = 5000
+
+
+def may_prune(session: Session) -> bool:
+    """Whether the database lets this role do so: its owner decides, as it migrates."""
+    allowed = func.has_function_privilege("prune_audit_events(bigint)", "EXECUTE")
+    return bool(session.scalar(select(allowed)))
 
 
 def prune(session: Session, *, keep: timedelta) -> int:
@@ -52,5 +58,4 @@ def prune(session: Session, *, keep: timedelta) -> int:
     end = Head(last.position, bytes(last.sha256))
     detail = {"position": end.position, "sha256": end.sha256.hex()}
     record(session, MAINTENANCE, AuditAction.AUDIT_PRUNED, detail=detail)
-    gone = delete(AuditEvent).where(AuditEvent.position <= end.position).returning(AuditEvent.id)
-    return len(session.execute(gone.execution_options(synchronize_session=False)).all())
+    return session.scalar(select(func.prune_audit_events(end.position))) or 0

@@ -228,6 +228,7 @@ def _fit(connection: Connection, told: Manifest, *, replace: bool) -> Target:
         RestoreRefused: It may not be.
     """
     target = Target.look(connection, told.taken_at)
+    target.require_ours(connection)
     target.require_unused(connection)
     target.require_replaceable(replace=replace)
     return target

@@ -20,6 +20,11 @@ SESSIONS: Final = ("heartbeat", "maintenance", "transcription-web", "worker")
 _FROM_BACKUP: Final = {"id", "owner_id"}
 
 _TABLES: Final = text("SELECT to_regclass('transcription_jobs') IS NOT NULL")
+_IS_OURS: Final = text("""
+SELECT pg_has_role(current_user, relowner, 'USAGE')
+  FROM pg_class
+ WHERE oid = to_regclass('transcription_jobs')
+""")
 _HELD: Final = text("""
 SELECT count(*) AS jobs,
        count(*) FILTER (WHERE created_at > CAST(:taken_at AS timestamptz)) AS younger,
@@ -103,6 +108,18 @@ class Target:
                 f"The database holds {self.jobs:,} jobs, of which {self.younger:,} were submitted"
                 f" after this backup was taken, the last at {self.newest_at:%Y-%m-%d %H:%M:%S%z}."
                 " Take a backup of it, then restore with --replace: these are lost to it."
+            )
+
+    def require_ours(self, connection: Connection) -> None:
+        """Make sure that whoever restores may make the tables anew.
+
+        Raises:
+            RestoreRefused
+        """
+        if self.revision is not None and not connection.scalar(_IS_OURS):
+            raise RestoreRefused(
+                "This role does not own the tables: restore with the DATABASE_URL of the one that"
+                " migrates; with Compose by `docker compose run --rm cli restore`."
             )
 
     def require_unused(self, connection: Connection) -> None:

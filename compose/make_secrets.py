@@ -1,5 +1,8 @@
 """Makes the Compose stack's passwords at its first start, each where its reader finds it.
 
+PostgreSQL has three: of its superuser, who only makes the roles; of the owner, for migrations,
+backups and restores; and of the service, whose role owns nothing.
+
 Every folder is a volume of its own, mounted only by who needs what is in it, so the files may be
 readable by every user in there: images run PostgreSQL and Redis as users of their own choosing.
 """
@@ -39,18 +42,38 @@ def put(path: Path, value: str) -> str:
     return value
 
 
+def require_roles(root: Path) -> None:
+    """Stop before anything is changed where PostgreSQL was set up without the roles."""
+    if (root / "postgres/password").exists() and not (root / "postgres/owner_password").exists():
+        sys.exit(
+            "PostgreSQL's volume is of an earlier version, whose service owned its tables. Nothing"
+            " was changed. Take a backup with that version and restore it with this one, as"
+            " docs/upgrading.md has it."
+        )
+
+
+def database_url(role: str, password: str) -> str:
+    return f"postgresql://{role}:{quote(password, safe='')}@postgres/transcription"
+
+
 def main(root: Path) -> None:
+    require_roles(root)
     given = {name: os.environ.get(name) for name in ("DB_PASSWORD", "FLOWER_PASSWORD")}  # noqa: TID251 - runs alone, before any setting can be read
     # PostgreSQL and Redis take theirs when they first start, so these stay what they were.
-    postgres = keep(root / "postgres/password", given["DB_PASSWORD"] or secrets.token_urlsafe(32))
+    owner = keep(
+        root / "postgres/owner_password", given["DB_PASSWORD"] or secrets.token_urlsafe(32)
+    )
+    service = keep(root / "postgres/service_password", secrets.token_urlsafe(32))
+    keep(root / "postgres/password", secrets.token_urlsafe(32))
     redis = keep(root / "redis/password", secrets.token_urlsafe(32))
     flower = keep(root / "flower/password", secrets.token_urlsafe(16))
     if given["FLOWER_PASSWORD"] and given["FLOWER_PASSWORD"] != flower:
         put(root / "flower/password", given["FLOWER_PASSWORD"])
     put(root / "redis/redis.conf", REDIS_CONFIGURATION.format(password=redis))
-    user = f"transcription:{quote(postgres, safe='')}"
-    put(root / "app/database_url", f"postgresql://{user}@postgres/transcription")
-    put(root / "app/redis_url", f"redis://:{redis}@redis:6379/0")
+    put(root / "owner/database_url", database_url("transcription", owner))
+    put(root / "app/database_url", database_url("transcription_service", service))
+    for reader in ("app", "flower"):
+        put(root / reader / "redis_url", f"redis://:{redis}@redis:6379/0")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from sqlalchemy import Column, Connection, Engine, inspect, text
 from config import Settings
 from database import MIGRATION_LOCK, explained, make_engine, translated_errors
 from errors import DatabaseUnavailable, ServiceError, SettingsError
+from migrations import grants
 from models import Base
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,12 @@ def all_columns() -> Iterator[Column[Any]]:
         yield from table.columns
 
 
-def migrate(connection: Connection) -> None:
+def settings_of() -> Settings:
+    return context.config.attributes.get("settings") or Settings.from_env()
+
+
+def migrate(connection: Connection, settings: Settings) -> None:
+    role = grants.role_of(connection, settings)
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
@@ -91,6 +97,8 @@ def migrate(connection: Connection) -> None:
     )
     with context.begin_transaction():
         context.run_migrations()
+    if role is not None:
+        grants.give(connection, role, may_prune=settings.audit_retention_days > 0)
 
 
 def connect(engine: Engine) -> Connection:
@@ -117,7 +125,7 @@ def connect(engine: Engine) -> Connection:
 
 
 def migrate_database() -> None:
-    settings = context.config.attributes.get("settings") or Settings.from_env()
+    settings = settings_of()
     engine = make_engine(settings, pooled=False, name="migrations")
     with connect(engine) as connection:
         # waiting here is waiting for another process to finish the same work, so no time limit
@@ -131,7 +139,7 @@ def migrate_database() -> None:
             return
         connection.execute(text("SET lock_timeout = '10s'"))
         connection.commit()
-        migrate(connection)
+        migrate(connection, settings)
         connection.commit()
 
 
@@ -144,7 +152,7 @@ def main() -> None:
             context.run_migrations()
         return
     if (given := context.config.attributes.get("connection")) is not None:
-        migrate(given)
+        migrate(given, settings_of())
         return
     try:
         with translated_errors():

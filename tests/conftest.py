@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -32,6 +33,8 @@ SERVERS = {"postgres": PostgresServer, "valkey": ValkeyServer}
 #: Numbered databases of Valkey that each xdist worker takes turns in.
 DATABASES_EACH = 64
 WORKERS_MAX = 64
+#: Who the service is where it does not own its tables, by the settings' default.
+SERVICE_ROLE = "transcription_service"
 
 servers_folder = pytest.StashKey[Path]()
 session_lock = pytest.StashKey[IO[bytes]]()
@@ -137,10 +140,19 @@ def migrated_database(postgres_server: PostgresServer) -> str:
         execute("SELECT pg_advisory_lock(1)")  # one worker makes it, the others wait
         if not execute("SELECT count(*) FROM pg_database WHERE datname = 'migrated'"):
             execute("DROP DATABASE IF EXISTS migrating")
+            if not execute(f"SELECT to_regrole('{SERVICE_ROLE}')"):
+                execute(f"CREATE ROLE {SERVICE_ROLE} LOGIN")
             execute("CREATE DATABASE migrating")
             migrate(postgres_server.url_of("migrating"))
             execute("ALTER DATABASE migrating RENAME TO migrated")
     return "migrated"
+
+
+def as_service(url: str) -> str:
+    """The same database for the role that owns nothing in it."""
+    parts = urlsplit(url)
+    netloc = f"{SERVICE_ROLE}@{parts.netloc.rpartition('@')[2]}"
+    return parts._replace(netloc=netloc).geturl()
 
 
 def migrate(url: str) -> None:

@@ -319,37 +319,6 @@ def test_the_database_refuses_what_is_not_adding(statement, ten, add, verify, se
     assert (verify().events, verify().waiting, told(verify())) == (10, 1, None)
 
 
-def test_a_role_that_may_only_add_can_do_all_that_the_service_does(
-    ten, add, seal, sessions, verify
-):
-    """The GRANTs of docs/operating.md."""
-    with sessions.begin() as session:
-        session.execute(text("DROP ROLE IF EXISTS audited"))
-        session.execute(text("CREATE ROLE audited"))
-        session.execute(
-            text("GRANT SELECT ON transcription_jobs, deleted_jobs, api_keys TO audited")
-        )
-        session.execute(text("GRANT SELECT, INSERT ON audit_events TO audited"))
-        session.execute(text("GRANT UPDATE (position, sha256) ON audit_events TO audited"))
-    try:
-        with sessions.begin() as session:
-            session.execute(text("SET LOCAL ROLE audited"))
-            add_late(session)
-            session.flush()
-            assert chain.seal(session) == 1
-        with (
-            pytest.raises(ProgrammingError, match="permission denied"),
-            sessions.begin() as session,
-        ):
-            session.execute(text("SET LOCAL ROLE audited; DELETE FROM audit_events"))
-    finally:
-        with sessions.begin() as session:
-            session.execute(text("DROP OWNED BY audited"))
-            session.execute(text("DROP ROLE audited"))
-
-    assert (verify().events, told(verify())) == (11, None)
-
-
 # Heads
 
 

@@ -67,7 +67,7 @@ def migrate(stack: Stack) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "alembic", "upgrade", "head"],
         cwd=stack.code,
-        env=stack.environment,
+        env={**stack.environment, **stack.as_owner},
         capture_output=True,
         text=True,
         check=True,

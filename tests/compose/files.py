@@ -26,7 +26,7 @@ def _composed(files: tuple[str, ...], variables: tuple[tuple[str, str], ...]) ->
         pytest.skip("no Docker command line")
     named = [word for file in files for word in ("--file", file)]
     done = subprocess.run(
-        ["docker", "compose", *named, "config", "--format", "json"],
+        ["docker", "compose", "--profile", "*", *named, "config", "--format", "json"],
         cwd=PROJECT_DIR,
         env={"PATH": os.environ["PATH"], "DOMAIN": "example.org", **dict(variables)},
         capture_output=True,

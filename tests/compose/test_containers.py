@@ -6,9 +6,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import httpx2
 import pytest
 
-from tests.compose.conftest import LASTING, PROJECT, Compose, inspect, wait_for
+from tests.compose.conftest import (
+    LASTING,
+    PROJECT,
+    Compose,
+    inspect,
+    post,
+    wait_for,
+    wait_for_end,
+)
+from tests.recordings import sample
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 
@@ -191,7 +201,7 @@ def test_only_the_door_is_published_and_on_loopback_alone(compose: Compose) -> N
 
 def test_passwords_are_read_by_those_who_need_them_alone(compose: Compose) -> None:
     mounted = {}
-    for service in [*LASTING, "models"]:
+    for service in [*LASTING, "models", "migrations"]:
         (container, *_) = compose.containers(service, "--all")
         volumes = [mount.get("Name", "") for mount in inspect("container", container)["Mounts"]]
         mounted[service] = {
@@ -201,10 +211,78 @@ def test_passwords_are_read_by_those_who_need_them_alone(compose: Compose) -> No
     assert mounted == {
         "postgres": {"postgres"},
         "redis": {"redis"},
+        "migrations": {"owner"},
         "web": {"app"},
         "maintenance": {"app"},
         "worker": {"app"},
-        "flower": {"app", "flower"},
+        "flower": {"flower"},
         "door": set(),
         "models": set(),
     }
+
+
+# Roles in PostgreSQL
+
+
+def query(compose: Compose, statement: str) -> list[str]:
+    """Ask PostgreSQL as its superuser, whom nobody else can be."""
+    psql = ("psql", "-U", "postgres", "-d", "transcription", "-tAc", statement)
+    return compose("exec", "-T", "postgres", *psql).split()
+
+
+def test_what_runs_is_connected_as_the_service(compose: Compose, client: httpx2.Client) -> None:
+    wait_for_end(client, post(client, sample("digits-en.wav").path))
+    found = query(
+        compose,
+        "SELECT DISTINCT application_name || '=' || usename FROM pg_stat_activity"
+        " WHERE datname = 'transcription' AND application_name <> 'psql'",
+    )
+    roles = dict(each.split("=") for each in found)
+
+    assert {"transcription-web", "maintenance", "worker"} <= {*roles}
+    assert {*roles.values()} == {"transcription_service"}
+
+
+def test_no_role_of_ours_is_a_superuser_and_the_service_owns_nothing(compose: Compose) -> None:
+    superusers = query(compose, "SELECT rolname FROM pg_roles WHERE rolsuper")
+    owners = query(
+        compose,
+        "SELECT DISTINCT pg_get_userbyid(relowner) FROM pg_class"
+        " WHERE relnamespace = 'public'::regnamespace",
+    )
+
+    assert (superusers, owners) == (["postgres"], ["transcription"])
+
+
+@pytest.mark.security("audit", "deleting events with the password that a container has")
+@pytest.mark.parametrize("service", ["web", "worker", "maintenance"])
+@pytest.mark.parametrize(
+    "statement",
+    ["DELETE FROM audit_events", "ALTER TABLE audit_events DISABLE TRIGGER USER"],
+)
+def test_a_container_that_was_taken_over_deletes_no_event(
+    service: str, statement: str, compose: Compose
+) -> None:
+    said = compose.python(
+        service,
+        "import psycopg2\n"
+        "url = open('/run/secrets/app/database_url').read().strip()\n"
+        "cursor = psycopg2.connect(url).cursor()\n"
+        f"try: cursor.execute('{statement}')\n"
+        "except psycopg2.errors.InsufficientPrivilege: print('refused')\n",
+    )
+
+    assert said == "refused"
+
+
+def test_volumes_of_before_there_were_roles_are_refused_by_a_clear_line(
+    compose: Compose,
+) -> None:
+    before = "mkdir -p /tmp/s/postgres && echo old > /tmp/s/postgres/password"
+    said = compose(
+        "run", "--rm", "--no-deps", "-T", "secrets", "sh", "-c",
+        f"{before} && python compose/make_secrets.py /tmp/s 2>&1; ls /tmp/s",
+    )  # fmt: skip
+
+    assert "PostgreSQL's volume is of an earlier version" in said
+    assert said.splitlines()[-1] == "postgres"

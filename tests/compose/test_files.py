@@ -23,8 +23,12 @@ SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(
     (PROJECT_DIR / "docker-compose.yml").read_text("utf-8")
 )["services"]
 #: Services that read the settings.
-OURS = ["flower", "maintenance", "migrations", "models", "web", "worker"]
-SECRETS = "/run/secrets/app"
+OURS = ["cli", "flower", "maintenance", "migrations", "models", "web", "worker"]
+#: Where each looks for what it is given.
+SECRETS = dict.fromkeys(OURS, "/run/secrets/app") | {
+    "flower": "/run/secrets/flower",
+    "models": "",
+}
 
 
 def environment(service: str) -> dict[str, str | None]:
@@ -47,9 +51,18 @@ def test_what_the_shell_says_reaches_the_containers(service: str) -> None:
 
 @pytest.mark.parametrize("service", OURS)
 def test_secrets_are_mounted_where_they_are_looked_for(service: str) -> None:
-    mounted = any(f":{SECRETS}:" in volume for volume in SERVICES[service].get("volumes", ()))
+    volumes = [volume.split(":") for volume in SERVICES[service].get("volumes", ())]
+    mounted = [target for _, target, *_ in volumes if target.startswith("/run/secrets/")]
 
-    assert environment(service)["SECRETS_DIR"] == (SECRETS if mounted else "")
+    assert environment(service)["SECRETS_DIR"] == SECRETS[service]
+    assert mounted == [target for target in (SECRETS[service],) if target]
+
+
+def test_operators_keys_reach_the_web_process_alone() -> None:
+    given = {s for s in OURS if environment(s)["API_KEYS"] is None}
+
+    assert given == {"web"}
+    assert {environment(service)["API_KEYS"] for service in OURS if service != "web"} == {""}
 
 
 def test_who_has_a_way_out_is_given_no_key_and_no_password() -> None:

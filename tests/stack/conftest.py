@@ -1,4 +1,7 @@
-"""The service as processes: worker, maintenance and web over real PostgreSQL and Valkey."""
+"""The service as processes: worker, maintenance and web over real PostgreSQL and Valkey.
+
+They connect as a role that owns nothing, as in Compose.
+"""
 
 import os
 import signal
@@ -25,7 +28,7 @@ from jobs import lifecycle
 from jobs.lifecycle import NewJob
 from jobs.uploads import UploadStore
 from models import Owner, TranscriptionJob, TranscriptionResult, TranscriptionWindow
-from tests.conftest import migrate
+from tests.conftest import SERVICE_ROLE, as_service, migrate
 from tests.recordings import PROJECT_DIR
 from tests.stack import canaries
 
@@ -90,6 +93,8 @@ class Stack:
     sessions: sessionmaker[Session]
     redis: redis.Redis
     uploads: UploadStore
+    #: For whoever migrates and restores: the service's own role owns nothing.
+    as_owner: dict[str, str]
     #: The version that is run.
     code: Path = PROJECT_DIR
     processes: list[Process] = field(default_factory=list)
@@ -105,6 +110,7 @@ class Stack:
             stack = replace(
                 stack,
                 environment={**stack.environment, "DATABASE_URL": database_url},
+                as_owner={"DATABASE_URL": database_url},
                 sessions=sessionmaker(engine, expire_on_commit=False),
             )
         if redis_url is not None:
@@ -238,7 +244,7 @@ def stack(
         **{name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}},
         **{name: value for name, value in os.environ.items() if name.startswith("COV")},
         **QUICK,
-        "DATABASE_URL": canaries.with_password(database_url, "postgres"),
+        "DATABASE_URL": canaries.with_password(as_service(database_url), SERVICE_ROLE),
         "REDIS_URL": canaries.with_password(redis_url, "default"),
         "STATE_DIR": str(tmp_path),
     }
@@ -248,6 +254,7 @@ def stack(
         sessions=sessionmaker(engine, expire_on_commit=False),
         redis=redis.Redis.from_url(redis_url),
         uploads=uploads,
+        as_owner={"DATABASE_URL": canaries.with_password(database_url, "postgres")},
     )
     failed_before = request.session.testsfailed
     try:

@@ -73,7 +73,7 @@ class Site:
         return subprocess.run(
             [sys.executable, "cli.py", *arguments],
             cwd=self.stack.code,
-            env={**self.stack.environment, **environment},
+            env={**self.stack.environment, **self.stack.as_owner, **environment},
             capture_output=True,
             text=True,
         )
@@ -325,7 +325,9 @@ def test_a_restore_that_is_killed_leaves_the_database_as_it_was(site: Site) -> N
     with site.stack.sessions.begin() as session:
         # what it drops among the last, so that it waits with half of its work done
         session.execute(text("LOCK TABLE owners IN ACCESS SHARE MODE"))
-        process = site.stack.start("restore", "cli.py", "restore", str(site.folder), "--replace")
+        process = site.stack.start(
+            "restore", "cli.py", "restore", str(site.folder), "--replace", **site.stack.as_owner
+        )
         wait_for(it_waits, "it waits for the lock")
         process.kill()
     after = site.rows(TranscriptionJob)
