@@ -148,7 +148,8 @@ def make_history(site: Site) -> None:
     ended = [site.submit() for _ in range(6)]
     ended += [site.submit(fault="error", max_attempts=1) for _ in range(4)]
     ended += [site.stack.submit(rubbish, model_name=NULL_MODEL) for _ in range(3)]
-    ended += [site.submit(*LONG) for _ in range(3)]
+    # long enough that each is there when its turn comes to be cancelled
+    ended += [site.submit(1000, 0.1) for _ in range(3)]
     for job_id in ended[-3:]:
         site.must("jobs", "cancel", str(job_id))
     for job_id in ended:
