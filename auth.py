@@ -159,6 +159,22 @@ def authenticate(session: Session, key: str) -> Principal:
     return _principal(found)
 
 
+def require_still(session: Session, key_id: uuid.UUID | None, scope: Scope) -> None:
+    """Do nothing, or refuse a key that was good when a long answer began, and is not any more.
+
+    Raises:
+        NotAuthenticated: It was revoked or expired, or lost the scope.
+    """
+    expired = func.coalesce(ApiKey.expires_at <= func.now(), False).label("expired")
+    found: Any = select(ApiKey, expired).where(ApiKey.id == key_id)
+    row = session.execute(found).first()
+    if row is None:
+        raise refused("unknown")
+    _require_valid(row, previous=False)
+    if not {scope, Scope.ADMIN} & set(row.ApiKey.scopes):
+        raise refused("scope", row.ApiKey)
+
+
 def anonymous(session: Session) -> Principal:
     """Whoever calls without a key, where that is allowed.
 

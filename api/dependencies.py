@@ -40,8 +40,9 @@ NOT_STORABLE: Final = "The body holds NUL, half a surrogate pair, or no number."
 UUID_TEXT: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 MAX_ADDRESS_CHARS: Final = 64
-#: The operation that clients call again and again.
+#: The operations that clients call again and again.
 POLLED: Final = "get_job"
+FOLLOWED: Final = "get_job_events"
 
 # Only for the documentation: FastAPI's own reading of the headers is not used.
 _bearer = HTTPBearer(auto_error=False, scheme_name="Bearer", description="An API key.")
@@ -133,7 +134,7 @@ def _identify(request: Request, services: Services, address: str | None) -> Prin
 def _count(request: Request, services: Services, principal: Principal) -> None:
     """Count the request, and let its answer say how many are left."""
     # asked for by its name, since what is counted is decided before any route's own code runs
-    polled = request.scope["route"].operation_id == POLLED
+    polled = request.scope["route"].operation_id in {POLLED, FOLLOWED}
     rate = services.allowances.count(principal, cost=POLL_COST if polled else REQUEST_COST)
     request.state.rate = rate
     if rate is not None:

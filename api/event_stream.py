@@ -67,7 +67,7 @@ class EventStream(Response):
                 async for text in events:
                     await send(_body(text, more=True))
                     if follower.left:
-                        return
+                        break
         await send(_body("", more=False))
 
 

@@ -12,6 +12,7 @@ from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Respons
 from pydantic import BeforeValidator, ConfigDict
 from pydantic_core import PydanticCustomError
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
 from api import cursors, submission
 from api.dependencies import (
@@ -29,6 +30,7 @@ from api.documentation import Responses, json_request, problems
 from api.outlook import Outlook
 from api.schemas import Body, Job, JobDetail, JobList, JobPatch
 from api.services import Services
+from api.stopping import when_stopping
 from api.trail import ACTOR
 from audit.events import Actor, record
 from auth import Principal
@@ -44,6 +46,8 @@ router = APIRouter(tags=["jobs"], dependencies=[Depends(single_values)])
 #: Between two questions after the same job: a minute of audio a second, within these.
 POLL_SECONDS_MIN: Final = 1
 POLL_SECONDS_MAX: Final = 15
+#: Less than what proxies wait for.
+WAIT_SECONDS_MAX: Final = 60
 CANCELLED: Final = "Job cancelled successfully"
 CANCELLING: Final[Responses] = {
     202: {
@@ -61,6 +65,12 @@ def _digits(value: object) -> object:
 
 
 Number = Annotated[int, BeforeValidator(_digits)]
+
+
+Wait = Annotated[
+    Number,
+    Query(ge=0, le=WAIT_SECONDS_MAX, description="Seconds to wait until the job has ended."),
+]
 
 
 class Page(Body):
@@ -119,16 +129,34 @@ def index(
     "/jobs/{job_id}",
     operation_id=POLLED,
     summary="Ask after a job",
-    description="While it is not final, `Retry-After` tells when to ask again.",
+    description="While it is not final, `Retry-After` tells when to ask again."
+    " With `wait` the answer comes when it is, or after so many seconds.",
     responses=problems(401, 403, 404, 410, 503),
 )
-def show(
-    request: Request, response: Response, job_id: JobId, principal: Reader, services: ServicesDep
+async def show(
+    request: Request,
+    response: Response,
+    job_id: JobId,
+    principal: Reader,
+    services: ServicesDep,
+    wait: Wait = 0,
 ) -> JobDetail:
-    with services.transaction() as session:
-        shown = read(session, job_id, principal, request)
+    def look() -> JobDetail:
+        with services.transaction() as session:
+            return read(session, job_id, principal, request)
+
+    if not wait:
+        shown = await run_in_threadpool(look)
+    else:
+        with services.hub.follow(job_id) as follower, follower.listening(request.receive):
+            when_stopping(request.scope, follower.stop)
+            shown = await run_in_threadpool(look)
+            if shown.status not in FINAL:
+                await follower.end(wait)
+                shown = await run_in_threadpool(look)
     if shown.status not in FINAL:
-        response.headers["Retry-After"] = str(poll_seconds(shown))
+        # who waited here need not wait elsewhere
+        response.headers["Retry-After"] = str(POLL_SECONDS_MIN if wait else poll_seconds(shown))
     return shown
 
 

@@ -206,7 +206,9 @@ class _Call:
         """Stream the transcript, as windows are done."""
         most = self._services.settings.openai_wait_seconds
         quiet = min(most, QUIET_SECONDS)
-        story = Story(self._services, job_id, follower, self._by, quiet_seconds=quiet)
+        story = Story(
+            self._services, job_id, follower, self._principal, self._by, quiet_seconds=quiet
+        )
         deltas, heard_at = openai_stream.Deltas(), time.monotonic()
         async for news in story.tell():
             if news is not None:

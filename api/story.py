@@ -10,15 +10,17 @@ from typing import Final
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+import auth
 from api.hub import Follower
 from api.services import Services
 from audit.events import Actor
+from auth import Principal
 from celery_app import LANES
-from errors import ServiceError
+from errors import NotAuthenticated, ServiceError
 from jobs import queries, standings
 from jobs.queries import WindowView
 from jobs.standings import Standing
-from models import AuditAction, JobStatus
+from models import AuditAction, JobStatus, Scope
 
 #: Read at once.
 WINDOWS: Final = 100
@@ -41,14 +43,15 @@ class Story:
     """What becomes of one job from some place on.
 
     Args:
-        by: Reads its transcript.
+        principal: Reads its transcript, as long as their key is good.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - who is told, of what, and how
         self,
         services: Services,
         job_id: uuid.UUID,
         follower: Follower,
+        principal: Principal,
         by: Actor,
         *,
         after: Place | None = None,
@@ -57,11 +60,13 @@ class Story:
         self._services = services
         self._job_id = job_id
         self._follower = follower
+        self._principal = principal
         self._by = by
         self.place = after or Place()
         self._quiet_seconds = quiet_seconds
         self._told: Standing | None = None
         self._read = False
+        self._segments: int | None = None
 
     async def tell(self) -> AsyncIterator[WindowView | Standing | None]:
         """Give what is new, and None where nothing was for a while.
@@ -90,40 +95,59 @@ class Story:
         """Read further; None when PostgreSQL cannot be asked."""
         try:
             return await run_in_threadpool(self._read_on)
+        except NotAuthenticated:
+            # not told any more; who asks again hears why
+            self._follower.left = True
         except ServiceError:
             await self._follower.news(PAUSE_SECONDS)
-            return None
+        return None
 
     def _read_on(self) -> list[WindowView]:
         with self._services.transaction() as session:
+            auth.require_still(session, self._principal.key_id, Scope.JOBS_READ)
             # before its windows: when it has ended, there will be no more
             backlog = self._services.outlook.backlog
             found = standings.read(session, [self._job_id], backlog, lanes=LANES)[self._job_id]
             if found.run != self.place.run:
-                self.place = Place(run=found.run)
+                self.place, self._segments = Place(run=found.run), 0
             windows = self._windows(session, found)
             if windows and not self._read:
                 action = AuditAction.TRANSCRIPT_READ
                 self._services.trail.read(session, self._by, action, self._job_id)
         self._told, self._read = found, self._read or bool(windows)
         if windows:
-            self.place = Place(run=found.run, windows=windows[-1].index + 1)
+            last = windows[-1]
+            self.place = Place(run=found.run, windows=last.index + 1)
+            self._segments = last.segments_before + len(last.segments)
         return windows
 
     def _windows(self, session: Session, found: Standing) -> list[WindowView]:
+        first = self.place.windows
         if found.windows:
-            return queries.windows(session, self._job_id, first=self.place.windows, limit=WINDOWS)
-        if found.status != JobStatus.COMPLETED or self.place.windows:
+            if self._segments is None:
+                self._segments = queries.count_segments(session, self._job_id, before=first)
+            return queries.windows(
+                session,
+                self._job_id,
+                first=first,
+                segments_before=self._segments,
+                limit=WINDOWS,
+            )
+        if found.status != JobStatus.COMPLETED or first:
             return []
         # of the first version, which kept none
         whole = queries.transcript(session, self._job_id)
         if whole is None:
             return []
-        return [
-            WindowView(
-                index=0, start_seconds=0.0, end_seconds=whole.audio_seconds, segments=whole.segments
-            )
-        ]
+        length = whole.audio_seconds
+        only = WindowView(
+            index=0,
+            segments_before=0,
+            start_seconds=0.0,
+            end_seconds=length,
+            segments=whole.segments,
+        )
+        return [only]
 
     async def _wait(self) -> AsyncIterator[Standing | None]:
         """Give how the job stands, until there is more to read."""

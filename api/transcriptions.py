@@ -80,10 +80,15 @@ async def submit(
     description="The same as `GET /jobs/{job_id}`.",
     responses=problems(401, 403, 404, 410, 503),
 )
-def ask(
-    request: Request, response: Response, job_id: JobId, principal: Reader, services: ServicesDep
+async def ask(
+    request: Request,
+    response: Response,
+    job_id: JobId,
+    principal: Reader,
+    services: ServicesDep,
+    wait: jobs.Wait = 0,
 ) -> JobDetail:
-    return jobs.show(request, response, job_id, principal, services)
+    return await jobs.show(request, response, job_id, principal, services, wait)
 
 
 @router.delete(

@@ -55,6 +55,8 @@ class WindowView:
     """What was said in a finished window."""
 
     index: int
+    #: How many segments stand before it.
+    segments_before: int
     start_seconds: float
     end_seconds: float
     segments: tuple[Segment, ...]
@@ -169,24 +171,42 @@ def partial_transcript(session: Session, job: TranscriptionJob) -> Transcript:
     )
 
 
-def windows(session: Session, job_id: uuid.UUID, *, first: int, limit: int) -> list[WindowView]:
-    """Read finished windows in their order, beginning with one of them."""
+def windows(
+    session: Session, job_id: uuid.UUID, *, first: int, segments_before: int, limit: int
+) -> list[WindowView]:
+    """Read finished windows in their order.
+
+    Args:
+        first: The index of the one to begin with.
+        segments_before: What ``count_segments`` says of that.
+    """
     window = TranscriptionWindow
-    rows = session.execute(
-        select(window.index, window.start_seconds, window.end_seconds, window.segments)
+    rows = session.scalars(
+        select(window)
         .where(window.job_id == job_id, window.index >= first)
         .order_by(window.index)
         .limit(limit)
     )
-    return [
-        WindowView(
-            index=row[0],
+    found = []
+    for row in rows:
+        view = WindowView(
+            index=row.index,
+            segments_before=segments_before,
             start_seconds=row.start_seconds,
             end_seconds=row.end_seconds,
             segments=tuple(map(Segment.from_json, row.segments)),
         )
-        for row in rows
-    ]
+        found.append(view)
+        segments_before += len(view.segments)
+    return found
+
+
+def count_segments(session: Session, job_id: uuid.UUID, *, before: int) -> int:
+    """Count the segments of the windows before one."""
+    window = TranscriptionWindow
+    count = func.coalesce(func.sum(func.jsonb_array_length(window.segments)), 0)
+    wanted = select(count).where(window.job_id == job_id, window.index < before)
+    return int(session.scalars(wanted).one())
 
 
 _FIGURES = text("""

@@ -14,7 +14,7 @@ from speech.formats.cues import Cue, cues, milliseconds
 from speech.formats.typography import one_line, well_formed
 from speech.transcript import Segment, Transcript, Word
 
-__all__ = ["FORMATS", "Cue", "Format", "cues", "json", "srt", "tsv", "txt", "vtt"]
+__all__ = ["FORMATS", "Cue", "Format", "cues", "json", "segment_fields", "srt", "tsv", "txt", "vtt"]
 
 #: Takes no space and is never drawn; breaks up what a reader would take for its own syntax.
 _WORD_JOINER = "\u2060"
@@ -62,7 +62,9 @@ def json(transcript: Transcript) -> str:
         "language_probability": _number(transcript.language_probability),
         "audio_seconds": _seconds(transcript.audio_seconds),
         "text": transcript.text,
-        "segments": [_segment(id_, segment) for id_, segment in enumerate(transcript.segments)],
+        "segments": [
+            segment_fields(id_, segment) for id_, segment in enumerate(transcript.segments)
+        ],
     }
     return well_formed(dumps(document, ensure_ascii=False, separators=(",", ":"))) + "\n"
 
@@ -130,7 +132,8 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
 )
 
 
-def _segment(id_: int, segment: Segment) -> dict[str, Any]:
+def segment_fields(id_: int, segment: Segment) -> dict[str, Any]:
+    """Say of a segment what ``json`` says of it."""
     fields = {
         "id": id_,
         "start": _seconds(segment.start_seconds),

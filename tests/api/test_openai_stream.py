@@ -180,7 +180,9 @@ def patient_stream(patient, alice, finishing) -> Callable[..., list[dict[str, An
 
 def window(*texts: str) -> WindowView:
     segments = tuple(replace(SEGMENT, text=text) for text in texts)
-    return WindowView(index=0, start_seconds=0.0, end_seconds=1.0, segments=segments)
+    return WindowView(
+        index=0, segments_before=0, start_seconds=0.0, end_seconds=1.0, segments=segments
+    )
 
 
 @pytest.mark.parametrize(
