@@ -69,7 +69,13 @@ Number = Annotated[int, BeforeValidator(_digits)]
 
 Wait = Annotated[
     Number,
-    Query(ge=0, le=WAIT_SECONDS_MAX, description="Seconds to wait until the job has ended."),
+    Query(
+        ge=0,
+        le=WAIT_SECONDS_MAX,
+        description="Seconds to wait until the job has ended.",
+        # which FastAPI loses beside a validator
+        json_schema_extra={"minimum": 0, "maximum": WAIT_SECONDS_MAX},
+    ),
 ]
 
 
