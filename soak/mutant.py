@@ -11,13 +11,16 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
+from celery import Celery
 from sqlalchemy import TextClause
 
 import celery_app
+import lookout
 import maintenance
 import rig.worker
 import worker
 from jobs import statements
+from lookout import Lookout
 
 #: How a statement says that the lease must still be the worker's own.
 FENCE: Final = re.compile(r"\b(?:job\.)?lease_epoch = (?::epoch|mine\.epoch)")
@@ -39,6 +42,12 @@ def with_prefetch() -> None:
     """Let workers reserve messages beyond those that they run, as Celery does by default."""
     celery_app.CONFIGURATION["worker_disable_prefetch"] = False
     celery_app.CONFIGURATION["worker_prefetch_multiplier"] = PREFETCH
+    # the lookout keeps Celery from fetching more than there is room for, whatever Celery is told
+    worker.attach = _attach_without_limit  # type: ignore[assignment]
+
+
+def _attach_without_limit(app: Celery, watch: Lookout, _: Callable[[], bool]) -> None:
+    lookout.attach(app, watch, lambda: True)
 
 
 def without_loss_detection() -> None:

@@ -18,6 +18,7 @@ import psutil
 import pytest
 from sqlalchemy import func, select
 
+from attempts import LAST_PAUSE_SECONDS
 from local_servers import PostgresServer, ValkeyServer
 from lookout import AWAY_SECONDS, LOOK_SECONDS
 from models import ErrorLog, JobStatus, TranscriptionJob, TranscriptionResult
@@ -26,6 +27,7 @@ from solo import LOCK_NAME
 from tests.recordings import SAMPLES, repeated, sample
 from tests.stack import conftest as stack_conftest
 from tests.stack.conftest import QUICK, Process, Stack, wait_for
+from worker import EXIT_SECONDS
 
 stack = stack_conftest.stack
 
@@ -48,6 +50,12 @@ LOOK: Final = LEASE / 6
 REAPED: Final = LEASE + 2 * LOOK + BACKOFF + 2 * DISPATCH
 #: From the loss of everything in Redis until it is published again: the formula of the promise.
 NOTICED: Final = 3 * DISPATCH
+#: From when PostgreSQL can be written to again until attempts write: the formula of the promise.
+WRITTEN: Final = LAST_PAUSE_SECONDS + HEARTBEAT
+#: From a wish to cancel until a job that runs hears of it: the formula of the promise.
+TOLD: Final = 2 * HEARTBEAT
+#: One window with the demo model, on a busy machine.
+WINDOW: Final = 2.0
 #: How long a Redis that is frozen is waited for: see ``celery_app.make_redis``.
 PING_SECONDS: Final = 2.0
 #: From when Redis is away until its messages are missed no more: the formula of the promise.
@@ -56,6 +64,21 @@ UNRUNG: Final = AWAY_SECONDS + 2 * LOOK_SECONDS + 2 * PING_SECONDS
 ALLOWANCE: Final = 2.0
 #: And short ones within so many heartbeats: for as long a process may simply not be scheduled.
 HICCUP: Final = 6
+
+
+def retried(times: int = 1, *, pause: float = 1.0) -> float:
+    """From the failure of an attempt until the next one is published: the formula of the promise.
+
+    Args:
+        times: How often it failed so far.
+        pause: The error's own, in RETRY_BASE_SECONDS: see ``retries.TABLE``.
+    """
+    return BACKOFF * pause * 2.0 ** (times - 1) + 2 * DISPATCH
+
+
+def drained(drain_seconds: float, force_seconds: float) -> float:
+    """From SIGTERM until a worker is gone: the formula of the promise."""
+    return drain_seconds + force_seconds + EXIT_SECONDS
 
 
 class Ticks:
@@ -112,6 +135,16 @@ class Chaos:
 
     def end_of(self, job_id: uuid.UUID) -> TranscriptionJob:
         return self.stack.wait_for_status(job_id, *FINAL)
+
+    def fails(self, job_id: uuid.UUID, times: int = 1) -> None:
+        wait_for(lambda: len(self.errors_of(job_id)) >= times, "it fails")
+
+    def is_taken(self, job_id: uuid.UUID, epoch: int = 2) -> None:
+        wait_for(lambda: self.stack.job(job_id).lease_epoch >= epoch, "a worker has it")
+
+    def goes_on(self, job_id: uuid.UUID) -> None:
+        """Wait until a job that runs has a window more than now."""
+        self.stack.wait_for_windows(job_id, len(self.stack.windows(job_id)) + 1)
 
     def errors_of(self, job_id: uuid.UUID) -> list[str]:
         with self.stack.sessions() as session:

@@ -23,6 +23,7 @@ from tests.chaos.conftest import (
     SHORT_TEXT,
     Chaos,
     browsing,
+    retried,
     running,
     upload,
     words_of,
@@ -134,6 +135,8 @@ def test_audio_that_does_not_fit_costs_no_attempt(chaos: Chaos, tmp_path: Path) 
         wait_for(lambda: chaos.stack.job(job_id).put_off_count >= 2, "it is put off")
         waiting = chaos.stack.job(job_id)
         volume.resize("16m")
+        with chaos.recovery(retried(waiting.put_off_count + 1, pause=6)):
+            wait_for(lambda: chaos.stack.job(job_id).audio_seconds, "it is decoded")
         done = chaos.end_of(job_id)
 
         assert (waiting.error_code, waiting.attempt) == ("disk_full", 0)

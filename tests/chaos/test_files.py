@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.conftest import SHORT_TEXT, Chaos, words_of
+from tests.chaos.conftest import SHORT_TEXT, Chaos, retried, words_of
 from tests.stack.conftest import wait_for
 
 pytestmark = [pytest.mark.chaos, pytest.mark.model]
@@ -69,6 +69,8 @@ def test_a_disk_that_is_away_costs_no_attempt(chaos: Chaos) -> None:
     waiting = chaos.stack.job(job_id)
     store.rmdir()
     away.rename(store)
+    with chaos.recovery(retried(waiting.put_off_count + 1)):
+        wait_for(lambda: chaos.stack.job(job_id).audio_seconds, "it is decoded")
     done = chaos.end_of(job_id)
 
     assert waiting.error_code == "storage_unavailable"
@@ -88,7 +90,10 @@ def test_a_scratch_folder_that_cannot_be_used_costs_no_attempt(
     chaos.worker(SCRATCH_DIR=str(blocked))
     job_id = chaos.submit(max_attempts=1)
     wait_for(lambda: chaos.stack.job(job_id).put_off_count >= 2, "it is put off")
+    waiting = chaos.stack.job(job_id)
     blocked.unlink()
+    with chaos.recovery(retried(waiting.put_off_count + 1)):
+        wait_for(lambda: chaos.stack.job(job_id).audio_seconds, "it is decoded")
     done = chaos.end_of(job_id)
 
     assert (done.status, done.attempt) == ("completed", 1)

@@ -13,7 +13,7 @@ from sqlalchemy import select
 
 from models import Worker
 from speech.engines import ModelKey
-from tests.chaos.conftest import NULL_MODEL, SHORT_TEXT, Chaos, words_of
+from tests.chaos.conftest import NULL_MODEL, REAPED, SHORT_TEXT, WINDOW, Chaos, retried, words_of
 from tests.stack.conftest import Process, wait_for
 
 pytestmark = [pytest.mark.chaos, pytest.mark.model]
@@ -67,10 +67,13 @@ def test_a_job_that_eats_memory_ends_alone(group: Group, chaos: Chaos) -> None:
     group.take(first)
     innocent = chaos.submit_null(30, 0.3)
     chaos.stack.wait_for_windows(innocent, 1)
+    second = chaos.worker(CELERY_CONCURRENCY="2", CELERY_QUEUES="retry")
     guilty = chaos.submit_null(1, fault="eat-memory after 0")
     assert first.wait() == -signal.SIGKILL
-    second = chaos.worker(CELERY_CONCURRENCY="2")
     group.take(second)
+    with chaos.recovery(REAPED):
+        chaos.is_taken(innocent)
+        chaos.is_taken(guilty)
     poison, spared = chaos.end_of(guilty), chaos.end_of(innocent)
 
     assert (poison.status, poison.failure_reason, poison.attempt) == ("failed", "poison", 0)
@@ -86,6 +89,9 @@ def test_a_decoder_that_is_killed_costs_one_attempt(chaos: Chaos) -> None:
     worker = chaos.worker()
     job_id = chaos.submit(model_name=NULL_MODEL, initial_prompt="null: 1 x 0 s T1")
     chaos.decoder_of(worker).kill()
+    chaos.fails(job_id)
+    with chaos.recovery(retried(pause=6)):
+        chaos.is_taken(job_id)
     done = chaos.end_of(job_id)
 
     assert (done.status, done.attempt, done.crash_count) == ("completed", 2, 0)
@@ -110,8 +116,11 @@ def test_a_worker_that_is_refused_memory_goes_on_when_it_gets_some(chaos: Chaos)
     taken = psutil.Process(pid).memory_info().vms
     before = resource.prlimit(pid, resource.RLIMIT_AS, (taken, resource.RLIM_INFINITY))
     job_id = chaos.submit()
-    wait_for(lambda: chaos.errors_of(job_id), "it fails")
+    chaos.fails(job_id)
+    failed = len(chaos.errors_of(job_id))
     resource.prlimit(pid, resource.RLIMIT_AS, before)
+    with chaos.recovery(retried(failed, pause=6) + WINDOW):
+        chaos.end_of(job_id)
     done = chaos.end_of(job_id)
 
     assert done.status == "completed"
@@ -151,6 +160,9 @@ def test_a_model_that_nothing_fits_for_fails_its_job_and_costs_no_slot(chaos: Ch
     chaos.stack.maintenance()
     worker = chaos.worker(CELERY_CONCURRENCY="1", NULL_MODEL=LADDER, MODEL_POOL_MEMORY_MB="300")
     job_id = chaos.submit_null(2, model_name="small", max_attempts=2)
+    chaos.fails(job_id)
+    with chaos.recovery(retried(pause=6)):
+        chaos.is_taken(job_id)
     failed = chaos.end_of(job_id)
     after = chaos.end_of(chaos.submit())
 

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import NullPool, create_engine, text
 
 from local_servers import PostgresServer
-from tests.chaos.conftest import HEARTBEAT, LEASE, LONG_TEXT, Chaos, words_of
+from tests.chaos.conftest import HEARTBEAT, LEASE, LONG_TEXT, WINDOW, WRITTEN, Chaos, words_of
 from tests.stack.conftest import wait_for
 
 pytestmark = [pytest.mark.chaos, pytest.mark.model]
@@ -22,6 +22,8 @@ def test_a_restart_costs_no_lease(
     broken.stack.wait_for_windows(job_id, 1)
     postgres.stop()
     postgres.start()
+    with broken.recovery(WRITTEN + WINDOW):
+        broken.goes_on(job_id)
     done = broken.end_of(job_id)
 
     assert (done.status, done.attempt, done.crash_count) == ("completed", 1, 0)

@@ -6,10 +6,14 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.conftest import (
+    HEARTBEAT,
     LONG_TEXT,
     REAPED,
     SHORT_TEXT,
+    WINDOW,
     Chaos,
+    drained,
+    retried,
     words_of,
 )
 from tests.recordings import repeated
@@ -45,7 +49,8 @@ def test_sigterm_lets_a_short_job_finish(chaos: Chaos) -> None:
     job_id = chaos.submit_null(4, 0.5)
     chaos.stack.wait_for_windows(job_id, 1)
     worker.signal(signal.SIGTERM)
-    status = worker.wait()
+    with chaos.recovery(drained(4 * 0.5, 0)):
+        status = worker.wait()
     done = chaos.stack.job(job_id)
 
     assert status == 0
@@ -63,7 +68,8 @@ def test_sigterm_hands_a_long_job_back_and_another_worker_goes_on_where_it_was(
     chaos.stack.wait_for_windows(job_id, 2)
 
     first.signal(signal.SIGTERM)
-    assert first.wait() == 0
+    with chaos.recovery(drained(1, 10)):
+        assert first.wait() == 0
     handed_back = chaos.stack.job(job_id)
     kept = len(chaos.stack.windows(job_id))
     second = chaos.worker()
@@ -94,7 +100,8 @@ def test_a_hanging_thread_does_not_keep_a_worker_from_ending(
     chaos.stack.wait_for_windows(job_id, 1)
     first.signal(signal.SIGTERM)
 
-    assert first.wait() == 0
+    with chaos.recovery(drained(1, 2)):
+        assert first.wait() == 0
     assert chaos.stack.job(job_id).status == "pending"
     chaos.worker()
     assert chaos.end_of(job_id).status == "completed"
@@ -130,7 +137,9 @@ def test_a_worker_whose_heartbeat_cannot_run_is_fenced(chaos: Chaos, long_record
     chaos.stack.maintenance()
     zombie = chaos.worker()
     job_id = chaos.submit(long_recording, fault="hold-the-gil after 1 once")
-    wait_for(lambda: chaos.stack.job(job_id).crash_count == 1, "the lease is reaped")
+    chaos.stack.wait_for_windows(job_id, 1)
+    with chaos.recovery(WINDOW + REAPED):
+        wait_for(lambda: chaos.stack.job(job_id).crash_count == 1, "the lease is reaped")
     chaos.worker()
     done = chaos.end_of(job_id)
     wait_for(lambda: zombie.said("another worker owns the job"), "the zombie noticed")
@@ -148,9 +157,12 @@ def test_a_job_that_kills_is_poison_and_innocents_that_shared_its_process_surviv
     first = chaos.worker(CELERY_CONCURRENCY="2")
     innocent = chaos.submit(long_recording)
     chaos.stack.wait_for_windows(innocent, 1)
+    second = chaos.worker(CELERY_CONCURRENCY="2", CELERY_QUEUES="retry")
     guilty = chaos.submit(long_recording, fault="segfault after 1")
     assert first.wait() == -signal.SIGSEGV
-    second = chaos.worker(CELERY_CONCURRENCY="2")
+    with chaos.recovery(REAPED):
+        chaos.is_taken(innocent)
+        chaos.is_taken(guilty)
     poison, spared = chaos.end_of(guilty), chaos.end_of(innocent)
 
     assert (poison.status, poison.failure_reason) == ("failed", "poison")
@@ -170,6 +182,9 @@ def test_memory_that_runs_out_costs_no_slot(chaos: Chaos, kind: str) -> None:
     chaos.stack.maintenance()
     worker = chaos.worker(CELERY_CONCURRENCY="1")
     job_id = chaos.submit(fault=f"{kind} after 0", max_attempts=2)
+    chaos.fails(job_id)
+    with chaos.recovery(retried(pause=6)):
+        chaos.is_taken(job_id)
     failed = chaos.end_of(job_id)
     after = chaos.submit()
 
@@ -187,6 +202,9 @@ def test_whatever_an_engine_raises_costs_no_slot(chaos: Chaos, kind: str) -> Non
     chaos.stack.maintenance()
     worker = chaos.worker(CELERY_CONCURRENCY="1")
     job_id = chaos.submit(fault=f"{kind} after 0 once")
+    chaos.fails(job_id)
+    with chaos.recovery(retried()):
+        chaos.is_taken(job_id)
     done = chaos.end_of(job_id)
     after = chaos.submit()
 
@@ -203,6 +221,9 @@ def test_a_hung_engine_is_left_behind_with_its_process(chaos: Chaos, long_record
     chaos.stack.maintenance()
     first = chaos.worker(STALL_SECONDS="4")
     job_id = chaos.submit(long_recording, fault="hang after 1 once")
+    chaos.stack.wait_for_windows(job_id, 1)
+    with chaos.recovery(WINDOW + 4 + 2 * HEARTBEAT):
+        chaos.fails(job_id)
     status = first.wait()
     chaos.worker()
     done = chaos.end_of(job_id)
