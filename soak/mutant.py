@@ -43,7 +43,7 @@ def with_prefetch() -> None:
     celery_app.CONFIGURATION["worker_disable_prefetch"] = False
     celery_app.CONFIGURATION["worker_prefetch_multiplier"] = PREFETCH
     # the lookout keeps Celery from fetching more than there is room for, whatever Celery is told
-    worker.attach = _attach_without_limit  # type: ignore[assignment]
+    worker.attach = _attach_without_limit  # type: ignore[assignment, attr-defined]
 
 
 def _attach_without_limit(app: Celery, watch: Lookout, _: Callable[[], bool]) -> None:
