@@ -329,7 +329,7 @@ def test_the_example_that_is_told_does_what_it_says(
 ) -> None:
     stack.worker()
     paper = (PROJECT_DIR / "docs/openai.md").read_text("utf-8")
-    (example,) = re.findall(r"^```python\n(.*?)^```", paper, re.MULTILINE | re.DOTALL)
+    example, _streamed = re.findall(r"^```python\n(.*?)^```", paper, re.MULTILINE | re.DOTALL)
     here = example.replace("http://127.0.0.1:8000", service.url).replace(
         "talk.mp3", str(SAMPLE.path)
     )
