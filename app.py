@@ -60,7 +60,7 @@ UNHEALTHY_SECONDS: Final = 60
 def serving(settings: Settings) -> dict[str, Any]:
     """How uvicorn serves us, whatever else it is told."""
     return {
-        # by name: WEB_CONCURRENCY has uvicorn start several processes, which are handed this
+        # by name: uvicorn may start several processes, which are handed this
         "http": "app:Protocol",
         "ws": "none",
         "forwarded_allow_ips": list(settings.trusted_proxies),
@@ -193,7 +193,13 @@ def main() -> None:
         settings = Settings.from_env()
     except SettingsError as error:
         sys.exit(error.message)
-    uvicorn.run("app:app", host=settings.host, port=settings.port, **serving(settings))
+    uvicorn.run(
+        "app:app",
+        host=settings.host,
+        port=settings.port,
+        workers=settings.web_concurrency,
+        **serving(settings),
+    )
 
 
 if __name__ == "__main__":

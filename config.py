@@ -125,6 +125,7 @@ class Settings(BaseSettings):
     # Web
     host: str = Field("127.0.0.1", description="Address that the service listens on")
     port: int = Field(8000, ge=1, le=65535, description="Port that the service listens on")
+    web_concurrency: Count = Field(1, description="Processes that `python app.py` serves in")
     auth_required: bool = Field(True, description="Whether every call needs an API key")
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="Keys entered at start with every scope, separated by commas"

@@ -669,6 +669,7 @@ def test_no_number_is_without_bounds(name: str, value: str, read: Read) -> None:
 #: The least that each takes, and what is just below.
 LEAST = {
     "port": (1, 0),
+    "web_concurrency": (1, 0),
     "max_upload_size_mb": (1, 0),
     "min_free_disk_mb": (0, -1),
     "header_timeout_seconds": (0.001, 0),
