@@ -24,7 +24,8 @@ PROJECT = f"transcription-test-{COPY}"
 PATIENCE_SECONDS = 300.0
 #: What stays up, and how many of each.
 LASTING = {
-    "postgres": 1, "redis": 1, "web": 1, "door": 1, "maintenance": 1, "flower": 1, "worker": 2,
+    "postgres": 1, "redis": 1, "web": 1, "door": 1, "maintenance": 1, "webhooks": 1, "flower": 1,
+    "worker": 2,
 }  # fmt: skip
 #: 401s of one address in a minute, after which it is not listened to.
 MAX_AUTH_FAILURES = 5
@@ -98,6 +99,24 @@ def health(container: str) -> str:
     return str(state.get("Health", state)["Status"])
 
 
+def images(*wanted: str) -> set[str]:
+    """Images, by what is in them."""
+    command = ["docker", "image", "ls", "--quiet", "--no-trunc", *wanted]
+    return set(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+
+
+def nameless() -> set[str]:
+    """Those that a build has left on its way, or taken the name of."""
+    return images("--filter", "dangling=true")
+
+
+def remove_images(left: set[str]) -> None:
+    """Leave none behind: each may be gigabytes."""
+    for image in left:
+        # one that a container or another image is made of stays
+        subprocess.run(["docker", "image", "rm", image], capture_output=True)
+
+
 def post(client: httpx2.Client, path: Path, **headers: str) -> str:
     with path.open("rb") as file:
         answer = client.post("/transcribe/", files={"file": (path.name, file)}, headers=headers)
@@ -151,7 +170,9 @@ def compose() -> Iterator[Compose]:
         "KEEP_ALIVE_SECONDS": "3",
     }
     stack = Compose(environment, port, f"http://127.0.0.1:{flower_port}")
+    before = nameless()
     stack("build")
+    remove_images(nameless() - before)
     try:
         # not --wait: it takes `models`, which ends when it is done, for a failure
         stack("up", "--detach", "--scale", f"worker={LASTING['worker']}")

@@ -10,7 +10,7 @@ from tests.recordings import sample
 
 pytestmark = pytest.mark.compose
 
-STOPPED = ("web", "worker", "maintenance", "flower")
+STOPPED = ("web", "worker", "maintenance", "webhooks", "flower")
 
 
 def test_what_was_backed_up_is_restored(

@@ -73,7 +73,7 @@ def test_flower_answers_with_its_password_only(compose: Compose) -> None:
     assert "Flower" in right.text
 
 
-@pytest.mark.parametrize("service", ["web", "maintenance", "flower"])
+@pytest.mark.parametrize("service", ["web", "maintenance", "webhooks", "flower"])
 def test_nothing_without_a_model_holds_torch(compose: Compose, service: str) -> None:
     find = "import importlib.util as u; print(u.find_spec('torch'), u.find_spec('numpy'))"
 

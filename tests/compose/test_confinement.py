@@ -16,7 +16,7 @@ from tests.recordings import PROJECT_DIR
 pytestmark = pytest.mark.compose
 
 #: With a way out to the internet, and why.
-LEAVE = {"models": "fetches models", "https": "fetches certificates"}
+LEAVE = {"models": "fetches models", "https": "fetches certificates", "webhooks": "calls"}
 #: With ports that are open to others than this machine, and why.
 PUBLIC = {"https": "is what the world is meant to reach"}
 #: A capability that stays, and why.
@@ -147,7 +147,7 @@ def test_an_open_port_has_a_reason(files: tuple[str, ...], service: str) -> None
 @pytest.mark.parametrize("files", [(BASE,), (BASE, HTTPS)], ids=["plain", "https"])
 @pytest.mark.parametrize(
     ("network", "members"),
-    [("edge", {"door"}), ("front", {"door", "web", "flower"}), ("out", {"models"})],
+    [("edge", {"door"}), ("front", {"door", "web", "flower"}), ("out", {"models", "webhooks"})],
 )
 def test_a_network_has_these_members_alone(
     network: str, members: set[str], files: tuple[str, ...]

@@ -147,7 +147,7 @@ def outside() -> Iterator[tuple[str, int]]:
 
 
 @pytest.mark.security("confinement", "a process that calls out")
-@every_service
+@pytest.mark.parametrize("service", [name for name in LASTING if name != "webhooks"])
 def test_nobody_who_need_not_calls_out(
     compose: Compose, service: str, outside: tuple[str, int]
 ) -> None:
@@ -160,8 +160,12 @@ def test_models_may_call_out(compose: Compose, outside: tuple[str, int]) -> None
     assert "connected" in said
 
 
+def test_whoever_calls_webhooks_may_call_out(compose: Compose, outside: tuple[str, int]) -> None:
+    assert reaches(compose, "webhooks", *outside)
+
+
 @pytest.mark.security("confinement", "a worker that comes in by the door")
-@pytest.mark.parametrize("service", ["worker", "maintenance"])
+@pytest.mark.parametrize("service", ["worker", "maintenance", "webhooks"])
 def test_a_worker_does_not_reach_the_door(compose: Compose, service: str) -> None:
     found = addresses(compose, "door")
 
@@ -214,6 +218,7 @@ def test_passwords_are_read_by_those_who_need_them_alone(compose: Compose) -> No
         "migrations": {"owner"},
         "web": {"app"},
         "maintenance": {"app"},
+        "webhooks": {"app"},
         "worker": {"app"},
         "flower": {"flower"},
         "door": set(),
@@ -239,7 +244,7 @@ def test_what_runs_is_connected_as_the_service(compose: Compose, client: httpx2.
     )
     roles = dict(each.split("=") for each in found)
 
-    assert {"transcription-web", "maintenance", "worker"} <= {*roles}
+    assert {"transcription-web", "maintenance", "webhooks", "worker"} <= {*roles}
     assert {*roles.values()} == {"transcription_service"}
 
 
@@ -255,7 +260,7 @@ def test_no_role_of_ours_is_a_superuser_and_the_service_owns_nothing(compose: Co
 
 
 @pytest.mark.security("audit", "deleting events with the password that a container has")
-@pytest.mark.parametrize("service", ["web", "worker", "maintenance"])
+@pytest.mark.parametrize("service", ["web", "worker", "maintenance", "webhooks"])
 @pytest.mark.parametrize(
     "statement",
     ["DELETE FROM audit_events", "ALTER TABLE audit_events DISABLE TRIGGER USER"],

@@ -23,7 +23,7 @@ SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(
     (PROJECT_DIR / "docker-compose.yml").read_text("utf-8")
 )["services"]
 #: Services that read the settings.
-OURS = ["cli", "flower", "maintenance", "migrations", "models", "web", "worker"]
+OURS = ["cli", "flower", "maintenance", "migrations", "models", "web", "webhooks", "worker"]
 #: Where each looks for what it is given.
 SECRETS = dict.fromkeys(OURS, "/run/secrets/app") | {
     "flower": "/run/secrets/flower",

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from config import SERVERS_FILE
+from local_servers.server import remove
 from tests.recordings import PROJECT_DIR, repeated, sample
 from tests.stack.conftest import Process, wait_for
 
@@ -102,6 +103,9 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
                 run.kill()
     for pid in terminal.processes():
         psutil.Process(pid).kill()
+    # pytest's folders are closed to the servers' account, so root's data went elsewhere
+    for place in terminal.state.glob("*/place"):
+        remove(Path(place.read_text("utf-8")))
 
 
 def test_the_first_start_transcribes_the_sample_and_says_how_to_go_on(terminal: Terminal) -> None:
