@@ -22,6 +22,8 @@ RECONNECT_SECONDS: Final = 32.0
 EXIT_SECONDS: Final = 10.0
 #: What the dispatcher needs to notice that Redis is back: its socket's time limit, twice.
 NOTICE_SECONDS: Final = 4.0
+#: What a process needs to notice that PostgreSQL is back: its longest pause, and a heartbeat.
+WRITTEN_SECONDS: Final = 6.0
 #: Machines that run this are busy: a bound holds if it holds within so many times its length …
 ALLOWANCE: Final = 2.0
 #: … and so much more, for which a process may simply not be scheduled.
@@ -244,21 +246,23 @@ class _Found:
     def _recovery(
         self, fault: Injected, began: float, ended: float, bound: float | None
     ) -> Recovery:
-        added = sum(
-            self._may_add(other)
-            for other in self._faults
-            if other is not fault
-            and not other.in_vain
-            and other.began < ended
-            and other.ended + self._may_add(other) > began
-        )
+        added = 0.0
+        for other in sorted(self._faults, key=lambda other: other.began):
+            adds = self._may_add(other, fault)
+            met = other is not fault and not other.in_vain and other.ended + adds > began
+            # what comes when a recovery is late already is no excuse for it
+            allowed = ALLOWANCE * ((bound or 0.0) + added) + HICCUP_SECONDS
+            until = ended if bound is None else min(ended, began + allowed)
+            if met and other.began < until:
+                added += adds
         return Recovery(kind=fault.kind, seconds=ended - began, bound=bound, added=added)
 
-    def _may_add(self, other: Injected) -> float:
-        """What another fault may add to a recovery that it comes into."""
+    def _may_add(self, other: Injected, fault: Injected) -> float:
+        """What another fault may add to the recovery from a fault that it comes into."""
         lasted = other.ended - other.began
         if other.kind in REDIS_OUTAGES:
             return lasted + NOTICE_SECONDS
         if other.kind in BLINDING:
-            return lasted + self._bounds.reaped
+            # only who waits for the reaper waits for a lease's full time again
+            return lasted + (self._bounds.reaped if fault.kind in TAKEN_OVER else WRITTEN_SECONDS)
         return 0.0

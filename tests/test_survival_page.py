@@ -39,6 +39,21 @@ def test_every_fault_of_the_page_is_injected_and_the_other_way_round() -> None:
     assert set(told) == {fault for fault, _ in injected()}
 
 
+def within() -> Iterator[tuple[str, str]]:
+    """Each fault of a table with a column for the bound, with what stands in it."""
+    for line in PAGE.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 4 and re.fullmatch(r"[A-Z]\d+", cells[0]):
+            yield cells[0], cells[3]
+
+
+def test_every_fault_has_a_bound_or_nothing_that_waits() -> None:
+    bounds = dict(within())
+
+    assert len(bounds) > 0
+    assert [fault for fault, bound in bounds.items() if not bound] == []
+
+
 def test_the_page_says_which_test_shows_what() -> None:
     _, _, told = PAGE.partition("## Which test shows it")
 

@@ -143,8 +143,14 @@ class Chaos:
         wait_for(lambda: self.stack.job(job_id).lease_epoch >= epoch, "a worker has it")
 
     def goes_on(self, job_id: uuid.UUID) -> None:
-        """Wait until a job that runs has a window more than now."""
-        self.stack.wait_for_windows(job_id, len(self.stack.windows(job_id)) + 1)
+        """Wait until a job that runs has a window more than now, or its end."""
+        before = len(self.stack.windows(job_id))
+
+        def went_on() -> bool:
+            ended = self.stack.job(job_id).status in FINAL
+            return ended or len(self.stack.windows(job_id)) > before
+
+        wait_for(went_on, "it goes on")
 
     def errors_of(self, job_id: uuid.UUID) -> list[str]:
         with self.stack.sessions() as session:

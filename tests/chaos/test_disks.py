@@ -21,6 +21,8 @@ from tests.chaos.conftest import (
     LEASE,
     LONG_TEXT,
     SHORT_TEXT,
+    WINDOW,
+    WRITTEN,
     Chaos,
     browsing,
     retried,
@@ -174,6 +176,8 @@ def test_a_database_that_is_full_loses_nothing_that_was_accepted(
         before = broken.ticks.count
         wait_for(lambda: broken.ticks.count > before + 1.5 * LEASE / HEARTBEAT, "a lease passes")
         volume.clear()
+        with broken.recovery(WRITTEN + WINDOW):
+            broken.goes_on(job_id)
         after = upload(client)
     broken.jobs.append(uuid.UUID(after.json()["job_id"]))
     done = broken.end_of(job_id)

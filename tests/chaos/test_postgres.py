@@ -46,6 +46,8 @@ def test_an_outage_longer_than_a_lease_reaps_nobody(
     before = broken.ticks.count
     wait_for(lambda: broken.ticks.count > before + 2 * LEASE / HEARTBEAT, "two leases pass")
     postgres.start()
+    with broken.recovery(WRITTEN + WINDOW):
+        broken.goes_on(job_id)
     done = broken.end_of(job_id)
 
     assert (done.status, done.attempt, done.crash_count) == ("completed", 1, 0)
@@ -88,6 +90,8 @@ def test_cut_connections_cost_no_attempt(
                     " WHERE datname = current_database() AND pid <> pg_backend_pid()"
                 )
             )
+        with broken.recovery(WRITTEN + WINDOW):
+            broken.goes_on(job_id)
     done = broken.end_of(job_id)
 
     assert (done.status, done.attempt, done.crash_count) == ("completed", 1, 0)
@@ -108,6 +112,8 @@ def test_a_locked_table_reaps_nobody(
         connection.execute(text("LOCK TABLE transcription_jobs IN ACCESS EXCLUSIVE MODE"))
         before = broken.ticks.count
         wait_for(lambda: broken.ticks.count > before + 1.5 * LEASE / HEARTBEAT, "a lease passes")
+    with broken.recovery(WRITTEN + WINDOW):
+        broken.goes_on(job_id)
     done = broken.end_of(job_id)
 
     assert (done.status, done.attempt) == ("completed", 1)

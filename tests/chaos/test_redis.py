@@ -15,7 +15,9 @@ from tests.chaos.conftest import (
     NOTICED,
     REDISPATCH,
     SHORT_TEXT,
+    WINDOW,
     Chaos,
+    drained,
     words_of,
 )
 from tests.stack.conftest import wait_for
@@ -103,7 +105,8 @@ def test_a_worker_ends_even_if_redis_is_frozen(broken: Chaos, valkey: ValkeyServ
     os.kill(valkey.pid, signal.SIGSTOP)
     worker.signal(signal.SIGTERM)
 
-    assert worker.wait() == 0
+    with broken.recovery(drained(1, 2)):
+        assert worker.wait() == 0
     assert worker.said("draining")
 
 
@@ -115,7 +118,8 @@ def test_no_job_runs_twice_while_connections_are_cut(broken: Chaos) -> None:
     jobs = [broken.submit() for _ in range(8)]
     for job_id in jobs:
         broken.stack.redis.client_kill_filter(_type="normal", skipme=True)
-        broken.end_of(job_id)
+        with broken.recovery(REDISPATCH + DISPATCH + WINDOW):
+            broken.end_of(job_id)
 
     assert [broken.stack.job(job_id).lease_epoch for job_id in jobs] == [1] * 8
     assert worker.popen.poll() is None
@@ -131,6 +135,8 @@ def test_a_queue_of_another_type_is_survived(broken: Chaos) -> None:
     job_id = broken.submit(ring=False)
     wait_for(lambda: worker.said("a queue's key in redis is no list"), "the worker meets it")
     broken.stack.redis.delete("normal")
+    with broken.recovery(REDISPATCH + DISPATCH):
+        broken.is_taken(job_id, 1)
     done = broken.end_of(job_id)
 
     assert (done.status, words_of(broken.stack, job_id)) == ("completed", SHORT_TEXT)
@@ -153,7 +159,8 @@ def test_urgent_jobs_go_first_while_connections_are_cut(broken: Chaos) -> None:
         broken.stack.redis.client_kill_filter(_type="normal", skipme=True)
         urgent.append(broken.submit_null(1, priority="high"))
         broken.stack.redis.client_kill_filter(_type="normal", skipme=True)
-        broken.end_of(urgent[-1])
+        with broken.recovery(REDISPATCH + DISPATCH):
+            broken.end_of(urgent[-1])
     starts = [started(broken.end_of(job_id)) for job_id in normal]
 
     for job in map(broken.stack.job, urgent):

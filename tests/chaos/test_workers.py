@@ -163,6 +163,9 @@ def test_a_job_that_kills_is_poison_and_innocents_that_shared_its_process_surviv
     with chaos.recovery(REAPED):
         chaos.is_taken(innocent)
         chaos.is_taken(guilty)
+    chaos.fails(guilty, 2)
+    with chaos.recovery(retried(2)):
+        chaos.is_taken(guilty, 3)
     poison, spared = chaos.end_of(guilty), chaos.end_of(innocent)
 
     assert (poison.status, poison.failure_reason) == ("failed", "poison")
@@ -259,6 +262,8 @@ def test_a_job_resumes_however_often_its_worker_dies(chaos: Chaos, tmp_path: Pat
         worker = chaos.worker()
         chaos.stack.wait_for_windows(job_id, count)
         worker.kill()
+        with chaos.recovery(REAPED):
+            wait_for(lambda: chaos.stack.job(job_id).crash_count == count, "it is reaped")  # noqa: B023
     chaos.worker()
     done = chaos.end_of(job_id)
 

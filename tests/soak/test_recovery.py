@@ -5,7 +5,7 @@ import uuid
 import pytest
 
 from soak.faults import Injected
-from soak.recovery import Bounds, History, Recovery, recoveries
+from soak.recovery import WRITTEN_SECONDS, Bounds, History, Recovery, recoveries
 from soak.service import SETTINGS
 from tests.soak.histories import FIRST, JOB, MAINTENANCE, PLAIN, SUBMITTED, TAKEN_OVER, claim, write
 
@@ -100,6 +100,24 @@ def test_what_came_into_a_recovery_is_added_to_its_bound() -> None:
     found = recoveries([killed, away], History(TAKEN_OVER), BOUNDS, [])
 
     assert found[0].added == 1.0 + BOUNDS.reaped
+
+
+def test_only_who_waits_for_the_reaper_waits_for_a_whole_lease_again() -> None:
+    events = [SUBMITTED, write(9.0, MAINTENANCE, "dispatched")]
+    flushed = fault("redis-flush", 0.5, jobs=(JOB,))
+    away = fault("postgres-restart", 0.6, 1.6)
+    found = recoveries([flushed, away], History(events), BOUNDS, [])
+
+    assert found[0].added == 1.0 + WRITTEN_SECONDS
+
+
+def test_what_came_after_a_recovery_was_late_is_no_excuse_for_it() -> None:
+    events = [SUBMITTED, write(9.0, MAINTENANCE, "dispatched")]
+    flushed = fault("redis-flush", 0.5, jobs=(JOB,))
+    away = fault("redis-kill", 6.0, 8.0)
+    found = recoveries([flushed, away], History(events), BOUNDS, [])
+
+    assert [(one.added, one.late) for one in found if one.kind == "redis-flush"] == [(0.0, True)]
 
 
 @pytest.mark.parametrize(("seconds", "late"), [(20.0, False), (21.0, True)])
