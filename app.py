@@ -17,6 +17,8 @@ from starlette.concurrency import run_in_threadpool
 
 from api import (
     admin,
+    batch_results,
+    batches,
     dead_letters,
     documentation,
     errors,
@@ -31,6 +33,7 @@ from api import (
     results,
     transcriptions,
     usage,
+    webhooks,
 )
 from api.connections import Limits
 from api.key_schemas import KeyPatch, NewKey, Revocation, Rotation
@@ -42,6 +45,7 @@ from api.middleware import (
 )
 from api.origins import CrossOriginMiddleware, HostMiddleware, HTTPSMiddleware
 from api.queues import Pause
+from api.root_path import RootPathMiddleware
 from api.schemas import JobPatch
 from api.services import Services
 from api.submission import Defaults
@@ -78,6 +82,8 @@ def serving(settings: Settings) -> dict[str, Any]:
 BODIES: Final = (
     JobPatch,
     *dead_letters.BODIES,
+    *webhooks.BODIES,
+    *batches.BODIES,
     Pause,
     NewKey,
     KeyPatch,
@@ -119,6 +125,8 @@ def create_app(settings: Settings) -> FastAPI:
     for module in (
         health,
         transcriptions,
+        batches,
+        batch_results,
         openai,
         jobs,
         events,
@@ -127,13 +135,23 @@ def create_app(settings: Settings) -> FastAPI:
         dead_letters,
         queues,
         keys,
+        webhooks,
         usage,
     ):
         app.include_router(module.router)
     errors.install(app)
     documentation.install(app, *BODIES)
+    _refuse_own_path(app, settings.root_path)
     _surround(app, settings)
     return app
+
+
+def _refuse_own_path(app: FastAPI, root_path: str) -> None:
+    """Do nothing, or refuse a path to be under where nobody could tell it from one of ours."""
+    if root_path and any(f"{path}/".startswith(f"{root_path}/") for path in app.openapi()["paths"]):
+        raise SettingsError(
+            f"ROOT_PATH={root_path}: Input should be no path of the API's own, such as /jobs"
+        )
 
 
 def _surround(app: FastAPI, settings: Settings) -> None:
@@ -149,6 +167,8 @@ def _surround(app: FastAPI, settings: Settings) -> None:
         app.add_middleware(CrossOriginMiddleware, origins=settings.cors_origins)
     app.add_middleware(LingerMiddleware)
     app.add_middleware(RequestMiddleware, https_only=settings.force_https)
+    if settings.root_path:
+        app.add_middleware(RootPathMiddleware, root_path=settings.root_path)
 
 
 @functools.cache

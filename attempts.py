@@ -129,10 +129,10 @@ class Attempt:
                 try:
                     options = self._options(audio_seconds)
                     for found in engine.transcribe(samples, options, resume):
-                        window = storable(found)
-                        windows.append(window)
-                        self._keep(window, len(windows) - 1, audio_seconds, engine)
-                        if window.end_seconds < audio_seconds:
+                        windows.append(storable(found).later(self._job.part.start_seconds))
+                        progress = min(1.0, found.end_seconds / audio_seconds)
+                        self._keep(windows, progress, engine)
+                        if found.end_seconds < audio_seconds:
                             self._make_room()
                 finally:
                     self._note(engine)
@@ -165,6 +165,7 @@ class Attempt:
             upload,
             scratch,
             self._bench.decode_limits,
+            part=self._job.part,
             cancelled=self._not_stopped,
             progress=lambda _: self._hold.sign(),
         )
@@ -216,19 +217,17 @@ class Attempt:
         self._say(f"downloading model{share}")
         self._hold.check()
 
-    def _keep(
-        self, window: Window, index: int, audio_seconds: float, engine: Loan | SoloLoan
-    ) -> None:
+    def _keep(self, windows: list[Window], progress: float, engine: Loan | SoloLoan) -> None:
+        """Store the last of the windows."""
         self._hold.check()
-        progress = min(1.0, window.end_seconds / audio_seconds)
         self._hold.sign(progress=progress)
         self._model_used = str(engine.key)
         self._write(
             lambda session: lifecycle.save_window(
                 session,
                 self._lease,
-                index,
-                window,
+                len(windows) - 1,
+                windows[-1],
                 progress=progress,
                 model_used=str(engine.key),
             )

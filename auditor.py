@@ -1,4 +1,4 @@
-"""Sealing audit events, noting the chain's head where the database cannot change it, and pruning.
+"""Seals audit events, watches their chain, notes its head elsewhere, and prunes.
 
 A loop of ``maintenance``; two at once are safe, since whoever seals or prunes holds a lock.
 """
@@ -12,7 +12,8 @@ from datetime import timedelta
 from typing import Final
 
 from audit import chain, pruning
-from audit.chain import BEGINNING, Head
+from audit.chain import BEGINNING, Broken, Head
+from audit.watch import Watch
 from database import Sessions, get_db_session
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ PRUNE_SECONDS: Final = 3600.0
 
 
 class Auditor:
-    """Seals what waits, and deletes what is too old.
+    """Seals what waits, looks whether the chain is whole, and deletes what is too old.
 
     Args:
         keep: How long events are kept; None is for ever.
@@ -43,6 +44,9 @@ class Auditor:
         self._clock = clock
         self._noted = BEGINNING
         self._note_at = self._prune_at = float("-inf")
+        self._watch = Watch(may_be_pruned=keep is not None, clock=clock)
+        #: The first that was found wrong with the chain: it stays wrong, whatever comes later.
+        self.broken: Broken | None = None
 
     def run(self) -> None:
         """One round.
@@ -54,9 +58,24 @@ class Auditor:
         if head != self._noted and self._clock() >= self._note_at:
             logger.info("audit events sealed", extra={"head": str(head)})
             self._noted, self._note_at = head, self._clock() + NOTE_SECONDS
+        if self.broken is None:
+            self._look()
         if self._keep is not None and self._clock() >= self._prune_at:
             self._prune(self._keep)
             self._prune_at = self._clock() + PRUNE_SECONDS
+
+    def _look(self) -> None:
+        with get_db_session(self._sessions) as session:
+            self.broken = broken = self._watch.look(session)
+        if broken is not None:
+            logger.error(
+                "audit chain is broken",
+                extra={
+                    "fault": broken.fault,
+                    "position": broken.position,
+                    "event_id": str(broken.event_id),
+                },
+            )
 
     def _seal(self) -> Head:
         while True:

@@ -12,6 +12,7 @@ import re
 import secrets
 import uuid
 import zlib
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Final
@@ -92,6 +93,8 @@ class Principal:
     key_id: uuid.UUID
     #: The key's shown name.
     key_prefix: str
+    #: Of the key as it was sent: when it was rotated meanwhile, another one is the right one.
+    key_sha256: bytes = field(repr=False)
     scopes: frozenset[str]
     may_use_high: bool = True
     allowance: Allowance = field(default_factory=Allowance)
@@ -147,32 +150,45 @@ def authenticate(session: Session, key: str) -> Principal:
     if not is_well_formed(key):
         raise refused("malformed")
     digest = sha256(key)
-    row = session.execute(_by_hash(digest)).first()
+    row = session.execute(_by_hash([digest])).first()
     if row is None:
         raise refused("unknown")
     found: ApiKey = row.ApiKey
-    previous = not hmac.compare_digest(found.key_sha256, digest)
+    previous = _is_previous(found, digest)
     _require_valid(row, previous=previous)
     if row.stale_previous if previous else row.stale:
         used = {"previous_used_at" if previous else "last_used_at": func.now()}
         session.execute(update(ApiKey).where(ApiKey.id == found.id).values(used))
-    return _principal(found)
+    return _principal(found, digest)
 
 
-def require_still(session: Session, key_id: uuid.UUID | None, scope: Scope) -> None:
+def lapsed(
+    session: Session, principals: Collection[Principal], scope: Scope
+) -> dict[Principal, NotAuthenticated]:
+    """Find those whose key was good when a long answer began, and is not any more, and why.
+
+    It was revoked, has expired, was rotated away, or lost the scope.
+    """
+    rows: dict[bytes | None, Row[Any]] = {}
+    for row in session.execute(_by_hash({principal.key_sha256 for principal in principals})):
+        rows[row.ApiKey.key_sha256] = rows[row.ApiKey.previous_sha256] = row
+    found = {}
+    for principal in set(principals):
+        try:
+            _require_still(rows.get(principal.key_sha256), principal, scope)
+        except NotAuthenticated as error:
+            found[principal] = error
+    return found
+
+
+def require_still(session: Session, principal: Principal, scope: Scope) -> None:
     """Do nothing, or refuse a key that was good when a long answer began, and is not any more.
 
     Raises:
-        NotAuthenticated: It was revoked or expired, or lost the scope.
+        NotAuthenticated: See ``lapsed``.
     """
-    expired = func.coalesce(ApiKey.expires_at <= func.now(), False).label("expired")
-    found: Any = select(ApiKey, expired).where(ApiKey.id == key_id)
-    row = session.execute(found).first()
-    if row is None:
-        raise refused("unknown")
-    _require_valid(row, previous=False)
-    if not {scope, Scope.ADMIN} & set(row.ApiKey.scopes):
-        raise refused("scope", row.ApiKey)
+    for error in lapsed(session, [principal], scope).values():
+        raise error
 
 
 def anonymous(session: Session) -> Principal:
@@ -183,18 +199,18 @@ def anonymous(session: Session) -> Principal:
     Raises:
         NotAuthenticated: That row was revoked.
     """
-    row = session.execute(_by_hash(NO_SHA256)).first()
+    row = session.execute(_by_hash([NO_SHA256])).first()
     if row is None:
         values = {"id": uuid7(), "prefix": ANONYMOUS, "key_sha256": NO_SHA256}
         values |= {"owner_id": owner_id(session, ANONYMOUS), "scopes": sorted(JOB_SCOPES)}
         session.execute(insert(ApiKey).values(values).on_conflict_do_nothing())
-        row = session.execute(_by_hash(NO_SHA256)).one()
+        row = session.execute(_by_hash([NO_SHA256])).one()
     _require_valid(row, previous=False)
-    return _principal(row.ApiKey)
+    return _principal(row.ApiKey, NO_SHA256)
 
 
-def _by_hash(digest: bytes) -> Any:
-    """The key whose secret has that hash, or had it before; with what the server's clock says."""
+def _by_hash(digests: Collection[bytes]) -> Any:
+    """The keys whose secrets have these hashes, or had them; with what the server's clock says."""
 
     def stale(used_at: Any) -> Any:
         return func.coalesce(used_at < func.now() - USED_RESOLUTION, True)
@@ -205,7 +221,20 @@ def _by_hash(digest: bytes) -> Any:
         func.coalesce(ApiKey.previous_expires_at <= func.now(), False).label("rotated"),
         stale(ApiKey.last_used_at).label("stale"),
         stale(ApiKey.previous_used_at).label("stale_previous"),
-    ).where(or_(ApiKey.key_sha256 == digest, ApiKey.previous_sha256 == digest))
+    ).where(or_(ApiKey.key_sha256.in_(digests), ApiKey.previous_sha256.in_(digests)))
+
+
+def _is_previous(key: ApiKey, digest: bytes) -> bool:
+    """Whether that is the hash of what the key was before it was rotated."""
+    return not hmac.compare_digest(key.key_sha256, digest)
+
+
+def _require_still(row: Row[Any] | None, principal: Principal, scope: Scope) -> None:
+    if row is None:
+        raise refused("unknown")
+    _require_valid(row, previous=_is_previous(row.ApiKey, principal.key_sha256))
+    if not {scope, Scope.ADMIN} & set(row.ApiKey.scopes):
+        raise refused("scope", row.ApiKey)
 
 
 def _require_valid(row: Row[Any], *, previous: bool) -> None:
@@ -218,12 +247,13 @@ def _require_valid(row: Row[Any], *, previous: bool) -> None:
         raise refused("rotated", key)
 
 
-def _principal(key: ApiKey) -> Principal:
+def _principal(key: ApiKey, digest: bytes) -> Principal:
     scopes = frozenset(key.scopes)
     return Principal(
         owner_id=key.owner_id,
         key_id=key.id,
         key_prefix=key.prefix,
+        key_sha256=digest,
         # without a key nobody is an operator, whatever was written into that row
         scopes=scopes & set(JOB_SCOPES) if key.prefix == ANONYMOUS else scopes,
         may_use_high=key.may_use_high,

@@ -35,6 +35,8 @@ ENV_FILE = PROJECT_DIR / ".env"
 SERVERS_FILE: Final = "servers.json"
 #: Shortest key that API_KEYS may hold; below this a key can be guessed.
 MIN_API_KEY_CHARS = 16
+#: Shortest WEBHOOK_SIGNING_KEY: as many bits as its signatures have.
+MIN_SIGNING_KEY_CHARS: Final = 32
 #: Longer than anything here is meant to last, and short enough for every clock and timer.
 LONGEST_SECONDS: Final = 30 * 86_400.0
 #: A lease lives through this many lost heartbeats; fewer, and a healthy worker loses its jobs.
@@ -141,6 +143,9 @@ class Settings(BaseSettings):
         description="Addresses and networks of proxies, whose word on clients is taken;"
         " with Compose of those in front of its own",
     )
+    root_path: str = Field(
+        "", description="Path under which a proxy serves us, such as /stt, kept or taken off; none"
+    )
     force_https: bool = Field(
         False, description="Refuse plain HTTP; redirect what has no key and only reads"
     )
@@ -204,6 +209,18 @@ class Settings(BaseSettings):
     )
     key_stored_mb: Megabytes = Field(
         0, ge=0, description="Uploads of one key that are kept, in MB; 0: any amount"
+    )
+    key_requests_at_once: int = Field(
+        100,
+        ge=0,
+        le=100_000,
+        description="Requests of one key under way at once in one web process; 0: any number",
+    )
+    key_waits_at_once: int = Field(
+        50,
+        ge=0,
+        le=100_000,
+        description="Of these, such as wait for jobs or follow them; 0: any number",
     )
     max_queued_audio_hours: float = Field(
         0, ge=0, le=10**6, description="Audio that may wait in all queues; 0: any amount"
@@ -339,6 +356,15 @@ class Settings(BaseSettings):
         (443,), description="Ports that clients may have called, separated by commas"
     )
 
+    webhook_signing_key: SecretStr | None = Field(
+        None,
+        description="What the secrets of webhooks are made from; unset, STATE_DIR/webhook.key, made"
+        " at the first start",
+    )
+    webhook_retry_seconds: Pause = Field(
+        5.0, description="Pause before a failed webhook is tried again; the later ones grow with it"
+    )
+
     # PostgreSQL
     database_service_role: str = Field(
         "transcription_service",
@@ -427,6 +453,11 @@ class Settings(BaseSettings):
     def _host_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(map(values.host_name, value))
 
+    @field_validator("root_path")
+    @classmethod
+    def _root(cls, value: str) -> str:
+        return values.root_path(value)
+
     @field_validator("cors_origins")
     @classmethod
     def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -442,6 +473,13 @@ class Settings(BaseSettings):
     def _long_keys(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         if any(len(key.get_secret_value()) < MIN_API_KEY_CHARS for key in value):
             raise ValueError(f"each key should have {MIN_API_KEY_CHARS} characters or more")
+        return value
+
+    @field_validator("webhook_signing_key")
+    @classmethod
+    def _long_signing_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < MIN_SIGNING_KEY_CHARS:
+            raise ValueError(f"it should have {MIN_SIGNING_KEY_CHARS} characters or more")
         return value
 
     @field_validator("database_url")

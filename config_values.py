@@ -27,6 +27,9 @@ _ORIGIN_FORM: Final = (
     "Input should be origins such as https://app.example.com or http://localhost:3000, each by name"
 )
 
+_ROOT: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)*")
+_ROOT_CHARS: Final = 200
+
 #: What may be said of TLS: kombu and redis-py both know it, and take the text alike.
 TLS_OPTIONS: Final = frozenset(
     {
@@ -62,6 +65,14 @@ _HOST_CHARS: Final = 253
 _ORIGIN: Final = re.compile(
     rf"(?P<scheme>https?)://(?P<host>{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\])(?::(?P<port>\d{{1,5}}))?"
 )
+
+
+def root_path(value: str) -> str:
+    """Read a path that stands before ours, without a slash at its end."""
+    path = value.strip().rstrip("/")
+    if not _ROOT.fullmatch(path) or len(path) > _ROOT_CHARS:
+        raise ValueError("Input should be a path such as /stt or /tools/stt")
+    return path
 
 
 def duration(value: str) -> float:

@@ -5,10 +5,10 @@
         InvalidRequest, EmptyFile, UploadTooLarge, UnknownModel, BadCursor
         NotAuthenticated, NotAllowed, NotFound, UnknownHost, HTTPSRequired, TooManyConnections,
         IdempotencyMismatch, JobDeleted,
-        RateLimited, QuotaExceeded
+        RateLimited, QuotaExceeded, TooManyWaits, TooManyAtOnce
       MediaError                  the file is wrong
-        NotAudio, NoAudioStream, NoAudioSamples, AudioTooLong, TooManyStreams, TooManyChannels,
-        BadSampleRate, DecodeLimit, UploadMissing, UploadAltered
+        NotAudio, NoAudioStream, NoAudioSamples, NoSuchTrack, EmptyPart, AudioTooLong,
+        TooManyStreams, TooManyChannels, BadSampleRate, DecodeLimit, UploadMissing, UploadAltered
       EngineError                 the model failed
         EngineOutOfMemory, ModelUnavailable, ModelLoadFailed, ProcessDied, Stalled
       CapacityError               try later
@@ -17,7 +17,7 @@
       WorkerLost                  the worker was
       ConflictError               the job's state does not allow it
         JobFinished, JobNotFinished, JobWithoutResult, JobNotFailed, JobQuarantined,
-        LastAdminKey, SubmissionUnderWay
+        BatchClosed, LastAdminKey, SubmissionUnderWay
       LeaseLost                   this worker no longer owns the job
       Interrupted                 an attempt was asked to stop
         CancelRequested, Draining, DeadlineExceeded, Occupied, SteppedAside
@@ -170,6 +170,18 @@ class QuotaExceeded(ClientError):
     code = "quota_exceeded"
 
 
+class TooManyWaits(ClientError):
+    """Too many requests of this key wait for jobs already."""
+
+    code = "too_many_waits"
+
+
+class TooManyAtOnce(ClientError):
+    """Too many requests of this key are under way."""
+
+    code = "too_many_at_once"
+
+
 class MediaError(ServiceError):
     """The uploaded file cannot be transcribed."""
 
@@ -192,6 +204,18 @@ class NoAudioSamples(MediaError):
     """The file's sound stream holds no samples."""
 
     code = "no_audio_samples"
+
+
+class NoSuchTrack(MediaError):
+    """The file has fewer tracks of sound than the one that was asked for."""
+
+    code = "no_such_track"
+
+
+class EmptyPart(MediaError):
+    """The sound ends before the part that was asked for begins."""
+
+    code = "empty_part"
 
 
 class AudioTooLong(MediaError):
@@ -354,6 +378,12 @@ class JobQuarantined(ConflictError):
     """The job is in quarantine: release it first."""
 
     code = "job_quarantined"
+
+
+class BatchClosed(ConflictError):
+    """The batch takes no more files."""
+
+    code = "batch_closed"
 
 
 class LastAdminKey(ConflictError):

@@ -15,9 +15,11 @@ from sqlalchemy.orm import Session
 
 import request_counts
 from database import Sessions, get_db_session
-from jobs import lifecycle, retention, submissions, workers
+from jobs import batches, lifecycle, retention, submissions, workers
 from jobs.retention import DELETE_BATCH, TOO_MANY, Retention
 from jobs.uploads import UploadStore
+from webhooks import deliveries
+from webhooks.deliveries import PRUNE_BATCH
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +65,8 @@ class Janitor:
             workers.forget_silent(session)
             submissions.forget(session, keep_seconds=self._keep_keys_seconds)
             request_counts.forget_old(session)
+            batches.forget_empty(session)
+        self._prune_deliveries()
         jobs = self._purge(retention.purge_jobs, self._keep.transcript_seconds)
         if jobs:
             logger.info("jobs deleted", extra={"jobs": jobs})
@@ -87,6 +91,12 @@ class Janitor:
             if purged < DELETE_BATCH:
                 break
         return total
+
+    def _prune_deliveries(self) -> None:
+        for _ in range(BATCHES):
+            with get_db_session(self._sessions) as session:
+                if deliveries.prune(session) < PRUNE_BATCH:
+                    break
 
     def _delete_orphans(self) -> int:
         """Delete the uploads that nobody had in the last round either; returns how many.

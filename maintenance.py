@@ -1,4 +1,4 @@
-"""The loops that keep jobs moving: dispatcher, prober, janitor; ``reaper`` and ``auditor``.
+"""The loops that keep jobs moving: dispatcher, prober, batches, and those of other modules.
 
 Each round of a loop is one method; rounds may run anywhere, any number of times, and two of
 these processes at once are safe, since every statement takes its rows with SKIP LOCKED or by
@@ -26,7 +26,7 @@ from config import Settings
 from database import Sessions, get_db_session
 from errors import ServiceError, StorageUnavailable
 from janitor import Janitor
-from jobs import clock, dispatching, lifecycle, workers
+from jobs import batches, clock, dispatching, lifecycle, workers
 from jobs.lifecycle import Backoff, Lane
 from jobs.retention import Retention
 from jobs.uploads import UploadStore
@@ -53,6 +53,7 @@ DEAD_LETTER_BATCH: Final = 20
 PROBER_SECONDS: Final = 2.0
 PROBER_BATCH: Final = 4
 JANITOR_SECONDS: Final = 300.0
+BATCHES_SECONDS: Final = 1.0
 #: Reading a header takes milliseconds; a file that needs longer is left to the worker.
 PROBE_TIMEOUT_SECONDS: Final = 20.0
 
@@ -244,6 +245,24 @@ UNPROBED: Final = (
 )
 
 
+class Batches:
+    """Notes which batches have ended, so that whoever wants to hear of it is told."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+
+    def run(self) -> None:
+        """One round.
+
+        Raises:
+            DatabaseUnavailable: Try again later.
+        """
+        with get_db_session(self._sessions) as session:
+            ended = batches.end(session)
+        if ended:
+            logger.info("batches ended", extra={"batches": len(ended)})
+
+
 class Round(Protocol):
     """Something that is done again and again."""
 
@@ -297,8 +316,17 @@ class Loop:
         return self._failure is not before
 
 
+def make_auditor(settings: Settings, sessions: Sessions) -> Auditor:
+    return Auditor(sessions, keep=timedelta(days=settings.audit_retention_days) or None)
+
+
 def make_loops(
-    settings: Settings, sessions: Sessions, uploads: UploadStore, client: redis.Redis, send: Send
+    settings: Settings,
+    sessions: Sessions,
+    uploads: UploadStore,
+    client: redis.Redis,
+    send: Send,
+    auditor: Auditor,
 ) -> list[Loop]:
     """Everything that the maintenance role does beside the dead letter queue."""
     dispatcher = Dispatcher(
@@ -323,11 +351,11 @@ def make_loops(
         timeout_seconds=PROBE_TIMEOUT_SECONDS,
     )
     probe = functools.partial(audio.probe, limits=limits)
-    keep = timedelta(days=settings.audit_retention_days) or None
     return [
         Loop("dispatcher", dispatcher, pause_seconds=settings.dispatch_seconds),
         Loop("reaper", Reaper(sessions, settings), pause_seconds=pause_between_looks(settings)),
         Loop("prober", Prober(sessions, uploads, probe), pause_seconds=PROBER_SECONDS),
+        Loop("batches", Batches(sessions), pause_seconds=BATCHES_SECONDS),
         Loop("janitor", janitor, pause_seconds=JANITOR_SECONDS),
-        Loop("auditor", Auditor(sessions, keep=keep), pause_seconds=AUDITOR_SECONDS),
+        Loop("auditor", auditor, pause_seconds=AUDITOR_SECONDS),
     ]

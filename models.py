@@ -48,7 +48,7 @@ FINAL = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 #: What this version's workers know to do. A new wish that changes what is done raises it, and jobs
 #: that have the wish are submitted with it: older workers leave them to newer ones.
-WISHES_VERSION: Final = 1
+WISHES_VERSION: Final = 2
 
 
 class Priority(StrEnum):
@@ -97,7 +97,45 @@ class AuditAction(StrEnum):
     JOBS_IMPORTED = "jobs_imported"  #: From version 2.
     BACKUP_TAKEN = "backup_taken"  #: Of everything: transcripts, and what keys are known by.
     BACKUP_RESTORED = "backup_restored"  #: What came after it was taken is lost.
+    WEBHOOK_CREATED = "webhook_created"
+    WEBHOOK_CHANGED = "webhook_changed"
+    WEBHOOK_ROTATED = "webhook_rotated"
+    WEBHOOK_DELETED = "webhook_deleted"
+    WEBHOOK_DISABLED = "webhook_disabled"  #: Its receiver is gone, or answers no more.
+    WEBHOOK_SENT = "webhook_sent"  #: Because somebody asked: a test, or once more.
+    BATCH_CREATED = "batch_created"
+    BATCH_CLOSED = "batch_closed"
+    BATCH_CANCELLED = "batch_cancelled"  #: Its jobs have events of their own.
+    BATCH_DELETED = "batch_deleted"  #: The same.
     AUDIT_PRUNED = "audit_pruned"  #: Older events were deleted; says where the chain begins now.
+
+
+class WebhookEvent(StrEnum):
+    """What is told to a webhook."""
+
+    COMPLETED = "job.completed"
+    FAILED = "job.failed"
+    CANCELLED = "job.cancelled"
+    BATCH_ENDED = "batch.ended"
+    TEST = "webhook.test"  #: Somebody asked for it.
+
+
+#: Those that a webhook may be told of by itself.
+WANTED_EVENTS: Final = (
+    WebhookEvent.COMPLETED,
+    WebhookEvent.FAILED,
+    WebhookEvent.CANCELLED,
+    WebhookEvent.BATCH_ENDED,
+)
+
+
+class DeliveryStatus(StrEnum):
+    """Where a delivery is."""
+
+    PENDING = "pending"  #: To be tried, now or later.
+    DELIVERED = "delivered"
+    FAILED = "failed"  #: Given up after the last try.
+    DROPPED = "dropped"  #: Its webhook was disabled first.
 
 
 class Base(DeclarativeBase):
@@ -252,6 +290,41 @@ class DeletedJob(Base):
     )
 
 
+class Batch(Base):
+    """Jobs that a client submits together, with one profile."""
+
+    __tablename__ = "batches"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid7)
+    owner_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("owners.id"))
+    api_key_id: Mapped[uuid.UUID | None] = mapped_column(
+        ForeignKey("api_keys.id", ondelete="SET NULL")
+    )
+    #: The client's own.
+    name: Mapped[str | None]
+    #: What each of its files is submitted with, as a client would say it.
+    profile: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    #: To be told of its end: see ``Webhook``.
+    callback_url: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    #: No file is added since.
+    closed_at: Mapped[datetime | None]
+    #: When all its jobs had ended, after it was closed; None again when some are retried.
+    ended_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint("ended_at IS NULL OR closed_at IS NOT NULL", name="closed_before_ended"),
+        Index("ix_batches_owner_age", "owner_id", *NEWEST_FIRST),
+        Index("ix_batches_age", *NEWEST_FIRST),
+        # whose end is to be noted
+        Index(
+            "ix_batches_unended",
+            "closed_at",
+            postgresql_where=text("closed_at IS NOT NULL AND ended_at IS NULL"),
+        ),
+    )
+
+
 class TranscriptionJob(Base):
     """One request to transcribe one upload, until its end. The row is the truth."""
 
@@ -262,6 +335,9 @@ class TranscriptionJob(Base):
     #: The key that submitted it; None where it was copied from version 2, or the key left API_KEYS.
     api_key_id: Mapped[uuid.UUID | None] = mapped_column(
         ForeignKey("api_keys.id", ondelete="SET NULL")
+    )
+    batch_id: Mapped[uuid.UUID | None] = mapped_column(
+        ForeignKey("batches.id", ondelete="SET NULL")
     )
     status: Mapped[str] = mapped_column(server_default=JobStatus.PENDING)
     priority: Mapped[str] = mapped_column(server_default=Priority.NORMAL)
@@ -279,10 +355,17 @@ class TranscriptionJob(Base):
     translate: Mapped[bool] = mapped_column(server_default=text("false"))
     initial_prompt: Mapped[str | None]
     word_timestamps: Mapped[bool] = mapped_column(server_default=text("false"))
+    #: Of the upload's tracks of sound, from 1; None means the best.
+    track: Mapped[int | None] = mapped_column(SmallInteger)
+    #: Which part of it is transcribed: to its end where that is None.
+    start_seconds: Mapped[float] = mapped_column(server_default=text("0"))
+    end_seconds: Mapped[float | None]
     #: What a worker has to know to do all that was asked for: see ``WISHES_VERSION``.
     wishes_version: Mapped[int] = mapped_column(SmallInteger, server_default=text("1"))
     #: The client's own; never read by us.
     client_metadata: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    #: To be told of its end: see ``Webhook``.
+    callback_url: Mapped[str | None]
 
     # The upload, stored under the job's id
     #: What the client called the file; shown, never used as a path.
@@ -291,6 +374,7 @@ class TranscriptionJob(Base):
     upload_sha256: Mapped[bytes]
     #: When the stored file was deleted; None while it is kept.
     upload_deleted_at: Mapped[datetime | None]
+    #: Length of what is transcribed.
     audio_seconds: Mapped[float | None]
     #: True while ``audio_seconds`` is a guess, from the upload's size or its bit rate.
     audio_estimated: Mapped[bool] = mapped_column(server_default=text("true"))
@@ -402,11 +486,26 @@ class TranscriptionJob(Base):
         ),
         CheckConstraint("attempt BETWEEN 0 AND max_attempts", name="attempt_in_bounds"),
         CheckConstraint("progress BETWEEN 0 AND 1", name="progress_in_bounds"),
+        CheckConstraint(
+            "start_seconds >= 0 AND end_seconds > start_seconds AND track >= 1", name="part"
+        ),
         # lists, newest first: of an owner or of all, of one status or of every
         Index("ix_transcription_jobs_owner_age", "owner_id", *NEWEST_FIRST),
         Index("ix_transcription_jobs_owner_status_age", "owner_id", "status", *NEWEST_FIRST),
         Index("ix_transcription_jobs_status_age", "status", *NEWEST_FIRST),
         Index("ix_transcription_jobs_age", *NEWEST_FIRST),
+        # of a batch: all, and what has not ended
+        Index(
+            "ix_transcription_jobs_batch_age",
+            "batch_id",
+            *NEWEST_FIRST,
+            postgresql_where=text("batch_id IS NOT NULL"),
+        ),
+        Index(
+            "ix_transcription_jobs_batch_open",
+            "batch_id",
+            postgresql_where=text("batch_id IS NOT NULL AND status IN ('pending', 'processing')"),
+        ),
         # what a key has submitted, lately or at all
         Index("ix_transcription_jobs_key_age", "api_key_id", "created_at"),
         # what a key has waiting, and the dispatcher takes next of it
@@ -622,6 +721,96 @@ class Worker(Base):
     left_at: Mapped[datetime | None]
     #: Statistics of its model pool.
     pool: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    #: What it found wrong with the chain of audit events, and when; None where it is whole.
+    audit_broken: Mapped[str | None]
+    audit_broken_since: Mapped[datetime | None]
+
+
+class Webhook(Base):
+    """An address that an owner wants told of its jobs' ends.
+
+    Of its secret only the generation is stored: see ``webhooks.signing``.
+    """
+
+    __tablename__ = "webhooks"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid7)
+    owner_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("owners.id"))
+    #: None for the one that signs what goes to the ``callback_url`` of the owner's jobs.
+    url: Mapped[str | None]
+    #: Those of ``WANTED_EVENTS`` that it wants.
+    events: Mapped[list[str]]
+    description: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    #: Rises with every rotation.
+    generation: Mapped[int] = mapped_column(server_default=text("1"))
+    #: The secret before the last rotation signs as well until then.
+    previous_until: Mapped[datetime | None]
+    #: Nothing is sent since; None while it works.
+    disabled_at: Mapped[datetime | None]
+    #: ``client``, ``gone`` or ``failing``.
+    disabled_reason: Mapped[str | None]
+    #: When a delivery last came through; None before the first.
+    delivered_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint(
+            "(disabled_at IS NULL) = (disabled_reason IS NULL)", name="disabled_is_whole"
+        ),
+        CheckConstraint("disabled_reason IN ('client', 'gone', 'failing')", name="disabled_reason"),
+        Index("ix_webhooks_owner_age", "owner_id", *NEWEST_FIRST),
+        Index(
+            "uq_webhooks_callbacks",
+            "owner_id",
+            unique=True,
+            postgresql_where=text("url IS NULL"),
+        ),
+    )
+
+
+class WebhookDelivery(Base):
+    """One event on its way to one webhook; added by a trigger as its job or batch ends.
+
+    It may outlive its job, and holds nothing of what was said in it.
+    """
+
+    __tablename__ = "webhook_deliveries"
+
+    #: The ``webhook-id``, the same at every try.
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=func.gen_random_uuid())
+    webhook_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
+    #: The ``callback_url`` of the job or batch; None where it goes to the webhook's.
+    url: Mapped[str | None]
+    event: Mapped[str]
+    #: May be gone.
+    job_id: Mapped[uuid.UUID | None] = mapped_column(index=True)
+    #: What happened, as it was then.
+    data: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    status: Mapped[str] = mapped_column(server_default=text("'pending'"))
+    #: No try before this time. While one is under way: when it is taken for lost.
+    not_before: Mapped[datetime] = mapped_column(server_default=func.now())
+    #: Tries that were begun; fences what a late one writes.
+    attempt: Mapped[int] = mapped_column(server_default=text("0"))
+    #: Tries since it was last asked for: what the next pause goes by.
+    round: Mapped[int] = mapped_column(server_default=text("0"))
+    #: How the last tries ended: ``at``, ``status``, ``error``, ``seconds``.
+    tries: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))
+    ended_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint("status IN ('pending', 'delivered', 'failed', 'dropped')", name="status"),
+        CheckConstraint("(status = 'pending') = (ended_at IS NULL)", name="ended_at_when_final"),
+        Index("ix_webhook_deliveries_age", "webhook_id", *NEWEST_FIRST),
+        # what is to be tried next
+        Index(
+            "ix_webhook_deliveries_due",
+            "webhook_id",
+            "not_before",
+            postgresql_where=text("status = 'pending'"),
+        ),
+        Index("ix_webhook_deliveries_ended_at", "ended_at"),
+    )
 
 
 class AuditEvent(Base):

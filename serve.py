@@ -259,6 +259,7 @@ def programs(settings: Settings) -> tuple[Program, ...]:
     return (
         Program("web", ("app.py",)),
         Program("maintenance", ("worker.py", "--role", "maintenance")),
+        Program("webhooks", ("worker.py", "--role", "webhooks")),
         Program("worker", ("worker.py",)),
     )
 

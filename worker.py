@@ -1,9 +1,10 @@
 """Starts a worker process: its parts, its signals, its end.
 
 ``python worker.py`` transcribes; ``--role maintenance`` dispatches, reaps and takes the dead letter
-queue; ``--role solo`` is a worker's own child, for a job that an earlier worker died of. On SIGTERM
-a worker takes nothing new, lets running jobs finish for DRAIN_SECONDS, hands the rest back at their
-next window, and exits whatever hangs.
+queue; ``--role webhooks`` calls whoever wants to hear of jobs' ends; ``--role solo`` is a worker's
+own child, for a job that an earlier worker died of. On SIGTERM a worker takes nothing new, lets
+running jobs finish for DRAIN_SECONDS, hands the rest back at their next window, and exits whatever
+hangs.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ import dataclasses
 import functools
 import logging
 import os
-import secrets
-import socket
 import sys
 import threading
 import time
@@ -29,11 +28,12 @@ from celery.worker import state
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+import courier
 import model_setup
 import tasks
 from celery_app import DLQ, Doorbell, make_celery, make_redis, send
 from config import PROJECT_DIR, VERSION, Settings
-from database import Sessions, get_db_session, make_engine, make_sessions
+from database import get_db_session, make_engine, make_sessions
 from errors import LeaseLost, ModelUnavailable, ServiceError, SettingsError, Stalled
 from jobs import lifecycle, workers
 from jobs.leases import Hold, LeaseKeeper
@@ -41,7 +41,8 @@ from jobs.lifecycle import Failure, Lease
 from jobs.uploads import UploadStore
 from jobs.workers import WorkerState
 from lookout import Lookout, attach
-from maintenance import make_loops
+from maintenance import make_auditor, make_loops
+from presence import Presence, leave, process_name, touch_alive
 from retries import policy_of
 from solo import Solo, serve
 from speech import audio, engines
@@ -63,6 +64,9 @@ EXIT_STALLED: Final = 70
 SOLO: Final = (sys.executable, str(PROJECT_DIR / "worker.py"), "--role", "solo")
 
 
+ROLES: Final = ("worker", "maintenance", "webhooks", "solo")
+
+
 class ModelWorker:
     """The parts of a process that transcribes, and its orderly end."""
 
@@ -82,7 +86,7 @@ class ModelWorker:
                 for showing what it survives.
         """
         self.settings = settings
-        self.name = _process_name()
+        self.name = process_name()
         self.draining = threading.Event()
         self.end_seconds = settings.drain_seconds + settings.drain_force_seconds + EXIT_SECONDS
         self.exit_status = 0
@@ -213,7 +217,7 @@ class ModelWorker:
     def _leave(self) -> None:
         self.ended.set()
         self.keeper.close()
-        _leave(self.sessions, self.name)
+        leave(self.sessions, self.name)
         self.left.set()
 
 
@@ -224,11 +228,17 @@ class Maintenance:
     end_seconds = EXIT_SECONDS
 
     def __init__(self, settings: Settings, app: Celery) -> None:
-        self.name = _process_name()
-        self._settings = settings
         self.sessions = make_sessions(make_engine(settings, name="maintenance"))
+        auditor = make_auditor(settings, self.sessions)
+        self._presence = Presence(
+            settings,
+            self.sessions,
+            role="maintenance",
+            queues=(DLQ,),
+            audit_broken=lambda: auditor.broken,
+        )
+        self.name = self._presence.name
         self.draining = threading.Event()
-        self.ended = threading.Event()
         self.left = threading.Event()
         self._loops = make_loops(
             settings,
@@ -236,39 +246,26 @@ class Maintenance:
             make_uploads(settings),
             make_redis(settings),
             functools.partial(send, app),
+            auditor,
         )
 
     def start(self) -> None:
         for loop in self._loops:
             loop.start()
-        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+        self._presence.start()
 
     def drain(self) -> None:
         self.draining.set()
-        self.ended.set()
         threading.Thread(target=self._end, name="drain", daemon=True).start()
 
     def _end(self) -> None:
         for loop in self._loops:
             loop.close()
-        _leave(self.sessions, self.name)
+        self._presence.close()
         self.left.set()
         time.sleep(EXIT_SECONDS)
         logging.shutdown()
         os._exit(0)
-
-    def _beat(self) -> None:
-        state = WorkerState(
-            name=self.name, role="maintenance", version=VERSION, queues=(DLQ,), slots=0
-        )
-        while not self.ended.is_set():
-            try:
-                with get_db_session(self.sessions) as session:
-                    workers.announce(session, state)
-                touch_alive(self._settings)
-            except (ServiceError, SQLAlchemyError):
-                logger.warning("heartbeat failed")
-            self.ended.wait(self._settings.heartbeat_seconds)
 
 
 def make_uploads(settings: Settings) -> UploadStore:
@@ -277,29 +274,6 @@ def make_uploads(settings: Settings) -> UploadStore:
         max_bytes=settings.max_upload_bytes,
         min_free_bytes=settings.min_free_bytes,
     )
-
-
-def touch_alive(settings: Settings) -> None:
-    if settings.alive_file is None:
-        return
-    try:
-        settings.alive_file.touch()
-    except OSError as error:
-        # a health check that cannot be told is no reason to lose leases
-        logger.warning("ALIVE_FILE cannot be touched", extra={"error": type(error).__name__})
-
-
-def _process_name() -> str:
-    # a pid comes again after a restart; the random part tells two lives apart
-    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
-
-
-def _leave(sessions: Sessions, name: str) -> None:
-    try:
-        with get_db_session(sessions) as session:
-            workers.leave(session, name)
-    except (ServiceError, SQLAlchemyError):
-        logger.warning("left without taking leave of the database")
 
 
 def wait_for_model(settings: Settings) -> None:
@@ -367,7 +341,7 @@ def run(app: Celery, process: ModelWorker | Maintenance, queues: Sequence[str], 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Start a worker process.")
-    parser.add_argument("--role", choices=("worker", "maintenance", "solo"), default="worker")
+    parser.add_argument("--role", choices=ROLES, default="worker")
     role = parser.parse_args(arguments).role
     try:
         settings = Settings.from_env()
@@ -375,6 +349,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         configure_logging(settings.log_level, settings.log_format, secrets=settings.secrets())
         if role == "solo":
             run_solo(settings, model_setup.make_loader(settings))
+            return
+        if role == "webhooks":
+            courier.run(settings)
             return
         app = make_celery(settings)
         if role == "maintenance":

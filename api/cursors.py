@@ -59,8 +59,7 @@ def decode(cursor: str | None, *, of: str) -> Place | None:
 def next_link(request: Request, cursor: str) -> str:
     """The address of the next page, as a Link header has it."""
     query = {**request.query_params, "cursor": cursor}
-    path = request.scope.get("root_path", "") + request.url.path
-    return f'<{path}?{urlencode(query)}>; rel="next"'
+    return f'<{request.url.path}?{urlencode(query)}>; rel="next"'
 
 
 def _tag(place: bytes, of: str) -> bytes:

@@ -5,6 +5,7 @@ The caller is made out from headers alone, before a byte of the body is read.
 
 from __future__ import annotations
 
+import functools
 import re
 import uuid
 from collections.abc import Awaitable, Callable
@@ -24,7 +25,7 @@ from api.allowances import refusal
 from api.connections import party
 from api.errors import field_errors
 from api.examples import JOB_ID, KEY_ID
-from api.middleware import ANSWER_HEADERS
+from api.middleware import ANSWER_HEADERS, AT_END
 from api.plain_json import NotPlain, NotStorable
 from api.rates import POLL_COST, REQUEST_COST
 from api.services import Services
@@ -32,7 +33,9 @@ from api.trail import ACTOR, known_as
 from audit.events import Actor
 from auth import Principal
 from errors import ClientError, InvalidRequest, NotAuthenticated, NotFound
+from jobs import batches
 from models import Scope
+from webhooks import deliveries, endpoints
 
 #: Only the upload is larger, and it does not come this way.
 MAX_JSON_BYTES: Final = 64 * 1024
@@ -67,7 +70,8 @@ def sent_key(headers: Headers) -> str | None:
     Raises:
         NotAuthenticated: It carries another kind of credentials, or more than one.
     """
-    sent = headers.getlist("x-api-key")
+    # blanks around a value are no part of it (RFC 9110, section 5.5)
+    sent = [value.strip() for value in headers.getlist("x-api-key")]
     for value in headers.getlist("authorization"):
         scheme, _, key = value.partition(" ")
         if scheme.lower() != "bearer":
@@ -91,6 +95,7 @@ def caller(
     Raises:
         NotAuthenticated: They carry no key, or not a good one.
         RateLimited: They ask too often, or their address was refused too often.
+        TooManyAtOnce: So many of their requests are under way already.
     """
     address = _address(request)
     try:
@@ -100,6 +105,8 @@ def caller(
             services.doorkeeper.count_refusal(address)
         raise
     _count(request, services, principal)
+    services.crowd.enter(principal.key_id)
+    request.scope["state"][AT_END] = functools.partial(services.crowd.leave, principal.key_id)
     return principal
 
 
@@ -170,6 +177,7 @@ Reader = Annotated[Principal, Depends(Needs(Scope.JOBS_READ))]
 Writer = Annotated[Principal, Depends(Needs(Scope.JOBS_WRITE))]
 Deleter = Annotated[Principal, Depends(Needs(Scope.JOBS_DELETE))]
 Admin = Annotated[Principal, Depends(Needs(Scope.ADMIN))]
+Hooker = Annotated[Principal, Depends(Needs(Scope.WEBHOOKS))]
 
 
 async def job_id(
@@ -210,7 +218,67 @@ async def key_id(
     return _uuid(key_id, NotFound(keys.NOT_FOUND))
 
 
+async def webhook_id(
+    webhook_id: Annotated[
+        str,
+        Path(
+            description="The webhook's id, as the list of webhooks shows it.",
+            json_schema_extra={"format": "uuid"},
+            examples=[KEY_ID],
+        ),
+    ],
+    _caller: Annotated[Principal, Depends(caller)],
+) -> uuid.UUID:
+    """Read the id from the path, once it is known who asks.
+
+    Raises:
+        NotFound: It is no UUID.
+    """
+    return _uuid(webhook_id, NotFound(endpoints.NOT_FOUND))
+
+
+async def delivery_id(
+    delivery_id: Annotated[
+        str,
+        Path(
+            description="The delivery's id, which is its `webhook-id`.",
+            json_schema_extra={"format": "uuid"},
+            examples=[KEY_ID],
+        ),
+    ],
+    _caller: Annotated[Principal, Depends(caller)],
+) -> uuid.UUID:
+    """Read the id from the path, once it is known who asks.
+
+    Raises:
+        NotFound: It is no UUID.
+    """
+    return _uuid(delivery_id, NotFound(deliveries.NOT_FOUND))
+
+
+async def batch_id(
+    batch_id: Annotated[
+        str,
+        Path(
+            description="The batch's id, as it was made with.",
+            json_schema_extra={"format": "uuid"},
+            examples=[JOB_ID],
+        ),
+    ],
+    _caller: Annotated[Principal, Depends(caller)],
+) -> uuid.UUID:
+    """Read the id from the path, once it is known who asks.
+
+    Raises:
+        NotFound: It is no UUID.
+    """
+    return _uuid(batch_id, NotFound(batches.NOT_FOUND))
+
+
 JobId = Annotated[uuid.UUID, Depends(job_id)]
+BatchId = Annotated[uuid.UUID, Depends(batch_id)]
+WebhookId = Annotated[uuid.UUID, Depends(webhook_id)]
+DeliveryId = Annotated[uuid.UUID, Depends(delivery_id)]
 KeyId = Annotated[uuid.UUID, Depends(key_id)]
 
 

@@ -22,7 +22,9 @@ from api.errors import MEDIA_TYPE
 from api.multipart import FILE_FIELD
 from api.openai_errors import Envelope
 from api.schemas import Problem
+from api.webhook_schemas import Message
 from config import VERSION
+from models import WebhookEvent
 
 SUMMARY: Final = "Turns recordings into text."
 DESCRIPTION: Final = """\
@@ -35,6 +37,8 @@ Every call but `/health` and `/ready` carries an API key, as `X-API-Key: KEY` or
 TAGS: Final = [
     {"name": "jobs", "description": "Submit recordings, follow them, read what was said."},
     {"name": "openai", "description": "The same, for clients of OpenAI."},
+    {"name": "batches", "description": "Many files with one profile."},
+    {"name": "webhooks", "description": "Be called when a job has ended."},
     {"name": "admin", "description": "For operators: needs a key with the scope `admin`."},
     {"name": "limits", "description": "What may be used, and what has been."},
     {"name": "keys", "description": "For operators: who may do what."},
@@ -61,7 +65,8 @@ _EXPLANATIONS: Final = {
     415: "The body is of another media type.",
     416: "The range lies outside of the upload.",
     422: "A field has a value that is not allowed.",
-    429: "The key has used up its requests or a quota, or there were too many refusals.",
+    429: "The key has used up its requests or a quota, or waits too often at once; or there were"
+    " too many refusals.",
     503: "PostgreSQL or the store of uploads is away; try again later.",
     504: "The job is not done yet; the same request finds it.",
     507: "Not enough free disk space; try again later.",
@@ -203,11 +208,12 @@ def _document(app: FastAPI, bodies: tuple[type[BaseModel], ...]) -> dict[str, An
         tags=TAGS,
     )
     schemas = document["components"]["schemas"]
-    models: tuple[type[BaseModel], ...] = (Problem, Envelope, *bodies)
+    models: tuple[type[BaseModel], ...] = (Problem, Envelope, Message, *bodies)
     for model in models:
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(schema.pop("$defs", {}))
         schemas[model.__name__] = schema
+    document["webhooks"] = {str(event): {"post": _message(event)} for event in WebhookEvent}
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     scopes, strict = dict(_scopes(app)), set(_strict(app))
@@ -224,6 +230,24 @@ def _document(app: FastAPI, bodies: tuple[type[BaseModel], ...]) -> dict[str, An
                     {key: [scope] for key in scheme} for scheme in operation["security"]
                 ]
     return document
+
+
+def _message(event: WebhookEvent) -> dict[str, Any]:
+    """Describe what a receiver is sent, and what is expected of it."""
+    schema = {"$ref": f"#/components/schemas/{Message.__name__}"}
+    return {
+        "operationId": f"receive_{event.replace('.', '_')}",
+        "tags": ["webhooks"],
+        "summary": f"An event of type {event}",
+        "description": "Signed by `webhook-id`, `webhook-timestamp` and `webhook-signature`, as"
+        " Standard Webhooks has it.",
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "responses": {
+            "2XX": {"description": "It is not sent again."},
+            "410": {"description": "Nothing is sent to this webhook any more."},
+            "default": {"description": "It is sent again."},
+        },
+    }
 
 
 def _implied(operation: dict[str, Any], *, strict: bool) -> Iterator[int]:

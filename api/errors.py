@@ -48,6 +48,8 @@ STATUS: Final[Mapping[type[ServiceError], int]] = {
     errors.RateLimited: 429,
     errors.QuotaExceeded: 429,
     errors.TooManyConnections: 429,
+    errors.TooManyWaits: 429,
+    errors.TooManyAtOnce: 429,
     errors.UploadMissing: 410,
     errors.ConflictError: 409,
     errors.CapacityError: 503,

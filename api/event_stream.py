@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.hub import Follower, Hub
 from api.stopping import when_stopping
+from auth import Principal
 from speech.formats import typography
 
 #: Passed over by readers; keeps the connection.
@@ -49,9 +50,10 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, hub: Hub, job_id: uuid.UUID, tell: Tell) -> None:
+    def __init__(self, hub: Hub, job_id: uuid.UUID, principal: Principal, tell: Tell) -> None:
         self._hub = hub
         self._job_id = job_id
+        self._principal = principal
         self._tell = tell
         self.status_code = HTTPStatus.OK
         self.background = None
@@ -60,15 +62,22 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = {"status": self.status_code, "headers": self.raw_headers}
-        await send({"type": "http.response.start", **start})
-        with self._hub.follow(self._job_id) as follower, follower.listening(receive):
+        # to be refused that is answered as any error: nothing was sent yet
+        with self._hub.follow(self._job_id, self._principal) as follower:
+            await send({"type": "http.response.start", **start})
+            await self._send_all(scope, receive, send, follower)
+        await send(_body("", more=False))
+
+    async def _send_all(
+        self, scope: Scope, receive: Receive, send: Send, follower: Follower
+    ) -> None:
+        with follower.listening(receive):
             when_stopping(scope, follower.stop)
             async with aclosing(self._tell(follower)) as events:
                 async for text in events:
                     await send(_body(text, more=True))
                     if follower.left:
                         break
-        await send(_body("", more=False))
 
 
 def _body(text: str, *, more: bool) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def follow(
             return Response(status_code=HTTPStatus.NO_CONTENT)
     after = Place(run=int(heard[1]), windows=int(heard[2])) if heard else None
     telling = _Telling(request, services, principal, by, job_id)
-    return EventStream(services.hub, job_id, functools.partial(telling.tell, after))
+    return EventStream(services.hub, job_id, principal, functools.partial(telling.tell, after))
 
 
 class _Telling:

@@ -10,6 +10,7 @@ KEY_ID: Final = "019abcde-f012-7345-8678-9abcdef05678"
 COMPLETED_JOB: Final[dict[str, Any]] = {
     "id": JOB_ID,
     "job_id": JOB_ID,
+    "batch_id": None,
     "status": "completed",
     "message": "The job is done.",
     "filename": "interview.mp3",
@@ -20,6 +21,9 @@ COMPLETED_JOB: Final[dict[str, Any]] = {
     "engine": "openai-whisper",
     "task": "transcribe",
     "model_size": "base",
+    "track": None,
+    "start_seconds": 0.0,
+    "end_seconds": None,
     "model_used": "openai-whisper/base/cpu/float32",
     "mode": "exact",
     "degraded": False,
@@ -44,6 +48,7 @@ COMPLETED_JOB: Final[dict[str, Any]] = {
     "error_message": None,
     "failure_reason": None,
     "metadata": {"project": "archive"},
+    "callback_url": None,
     "upload_bytes": 1_000_000,
     "upload_sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "links": {

@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -25,36 +26,44 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import PoolProxiedConnection
 from starlette.types import Receive
 
-from errors import ServiceError
+from auth import Principal
+from errors import ServiceError, TooManyWaits
 from jobs.standings import Standing
 
 logger = logging.getLogger(__name__)
 
 #: On which the triggers of the first migration send.
 CHANNEL: Final = "job_changed"
-#: How long a change may go unnoticed that nobody was told of.
+#: How long a change may go unnoticed that nobody was told of: of a job, or of a key.
 SWEEP_SECONDS: Final = 5.0
 #: After all were asked for, nobody is for so many times as long as it took: a large backlog and
 #: many followers must not keep PostgreSQL busy.
 SPARING: Final = 20.0
+#: But not for longer than this: whose key was revoked is still there.
+SWEEP_SECONDS_MAX: Final = 60.0
 _FAILURES: Final = (psycopg2.Error, SQLAlchemyError, OSError)
 
 #: How these jobs stand.
 Look = Callable[[Collection[uuid.UUID]], Mapping[uuid.UUID, Standing]]
+#: Whose keys are good no more.
+Lapsed = Callable[[Collection[Principal]], Collection[Principal]]
 
 
 class Follower:
     """One who follows a job, in his event loop."""
 
-    __slots__ = ("_event", "_loop", "left", "standing", "stopping")
+    __slots__ = ("_event", "_loop", "dismissed", "left", "principal", "standing", "stopping")
 
-    def __init__(self) -> None:
+    def __init__(self, principal: Principal) -> None:
+        self.principal = principal
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
         #: How it stood when that was last told; None before.
         self.standing: Standing | None = None
-        #: Whether he hung up.
+        #: Whether he is told no more: he hung up, or was dismissed.
         self.left = False
+        #: Whether his key is good no more.
+        self.dismissed = False
         #: Whether the process stops.
         self.stopping = False
 
@@ -103,8 +112,16 @@ class Follower:
         """Say in any thread how the job stands."""
         if standing != self.standing:
             self.standing = standing
-            with suppress(RuntimeError):  # its loop is closed
-                self._loop.call_soon_threadsafe(self._event.set)
+            self._wake()
+
+    def dismiss(self) -> None:
+        """Say in any thread that his key is good no more."""
+        self.dismissed = self.left = True
+        self._wake()
+
+    def _wake(self) -> None:
+        with suppress(RuntimeError):  # its loop is closed
+            self._loop.call_soon_threadsafe(self._event.set)
 
 
 class Hub:
@@ -112,15 +129,28 @@ class Hub:
 
     Args:
         engine: Gives a connection that nobody else uses.
-        look: Asks the rows.
+        look: Asks the rows of jobs.
+        lapsed: Asks the rows of keys.
+        most_per_key: How many may follow with one key at once; 0 is any number.
     """
 
-    def __init__(self, engine: Engine, look: Look, *, sweep_seconds: float = SWEEP_SECONDS) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        look: Look,
+        lapsed: Lapsed,
+        *,
+        most_per_key: int = 0,
+        sweep_seconds: float = SWEEP_SECONDS,
+    ) -> None:
         self._engine = engine
         self._look = look
+        self._lapsed = lapsed
+        self._most_per_key = most_per_key
         self._sweep_seconds = sweep_seconds
         self._lock = threading.Lock()
         self._followers: dict[uuid.UUID, set[Follower]] = {}
+        self._per_key: Counter[uuid.UUID] = Counter()
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
         #: Closed when it is time to end; the thread has the other end.
@@ -131,29 +161,54 @@ class Hub:
         self._fails = False
 
     @contextmanager
-    def follow(self, job_id: uuid.UUID) -> Iterator[Follower]:
+    def follow(self, job_id: uuid.UUID, principal: Principal) -> Iterator[Follower]:
         """Give somebody who is told whenever the job stands otherwise.
 
         Only of what happens from now on: look at the row after this, and then wait.
+
+        Raises:
+            TooManyWaits: As many as may do so with one key.
         """
-        follower = Follower()
+        follower = Follower(principal)
         with self._lock:
+            self._require_room(principal)
+            self._per_key[principal.key_id] += 1
             self._followers.setdefault(job_id, set()).add(follower)
             self._start()
         try:
             yield follower
         finally:
             with self._lock:
-                others = self._followers[job_id]
-                others.discard(follower)
-                if not others:
-                    del self._followers[job_id]
+                self._forget(job_id, follower)
+
+    def require_room(self, principal: Principal) -> None:
+        """Do nothing, or refuse whoever could not follow a job now.
+
+        Raises:
+            TooManyWaits: See ``follow``.
+        """
+        with self._lock:
+            self._require_room(principal)
 
     def close(self) -> None:
         self._closed.set()
         if self._thread is not None and self._ringer is not None:
             self._ringer.close()
             self._thread.join(self._sweep_seconds)
+
+    def _require_room(self, principal: Principal) -> None:
+        if 0 < self._most_per_key <= self._per_key[principal.key_id]:
+            raise TooManyWaits(limit=self._most_per_key)
+
+    def _forget(self, job_id: uuid.UUID, follower: Follower) -> None:
+        others = self._followers[job_id]
+        others.discard(follower)
+        if not others:
+            del self._followers[job_id]
+        key_id = follower.principal.key_id
+        self._per_key[key_id] -= 1
+        if not self._per_key[key_id]:
+            del self._per_key[key_id]
 
     def _start(self) -> None:
         if self._thread is None and not self._closed.is_set():
@@ -205,8 +260,25 @@ class Hub:
         with self._lock:
             followed = list(self._followers)
         began = time.monotonic()
+        self._dismiss()
         self._ask(followed)
-        return max(self._sweep_seconds, SPARING * (time.monotonic() - began))
+        pause = min(SPARING * (time.monotonic() - began), SWEEP_SECONDS_MAX)
+        return max(self._sweep_seconds, pause)
+
+    def _dismiss(self) -> None:
+        """Tell no more to whose keys are good no more."""
+        with self._lock:
+            followers = [one for some in self._followers.values() for one in some]
+        try:
+            lapsed = self._lapsed({one.principal for one in followers}) if followers else ()
+        except ServiceError:
+            return  # nobody can be told anything either
+        except Exception:
+            logger.exception("keys of followers could not be looked up")
+            return
+        for one in followers:
+            if one.principal in lapsed:
+                one.dismiss()
 
     def _ask(self, job_ids: Collection[uuid.UUID]) -> None:
         if not job_ids:

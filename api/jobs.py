@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+import auth
 from api import cursors, submission
 from api.dependencies import (
     POLLED,
@@ -39,7 +40,7 @@ from jobs import deletion, edits, lifecycle, queries
 from jobs.backlog import Estimate
 from jobs.paging import Place
 from jobs.queries import JobView
-from models import FINAL, AuditAction, DeletedBy, JobStatus, Priority
+from models import FINAL, AuditAction, DeletedBy, JobStatus, Priority, Scope
 
 router = APIRouter(tags=["jobs"], dependencies=[Depends(single_values)])
 
@@ -92,6 +93,7 @@ class JobFilter(Page):
     """Which jobs are wanted."""
 
     status: JobStatus | None = Query(None)
+    batch_id: uuid.UUID | None = Query(None, description="Only those of this batch.")
 
 
 @router.get(
@@ -108,14 +110,17 @@ def index(
     services: ServicesDep,
     wanted: Annotated[JobFilter, Query()],
 ) -> JobList:
-    of = f"jobs/{principal.reach}/{wanted.status}"
+    of = f"jobs/{principal.reach}/{wanted.status}/{wanted.batch_id}"
     before = cursors.decode(wanted.cursor, of=of)
     with services.transaction() as session:
-        total = queries.count(session, owner_id=principal.reach, status=wanted.status)
+        total = queries.count(
+            session, owner_id=principal.reach, status=wanted.status, batch_id=wanted.batch_id
+        )
         views = queries.page(
             session,
             owner_id=principal.reach,
             status=wanted.status,
+            batch_id=wanted.batch_id,
             before=before,
             limit=wanted.limit + 1,
         )
@@ -147,19 +152,24 @@ async def show(
     services: ServicesDep,
     wait: Wait = 0,
 ) -> JobDetail:
-    def look() -> JobDetail:
+    def look(*, again: bool = False) -> JobDetail:
         with services.transaction() as session:
+            if again:
+                auth.require_still(session, principal, Scope.JOBS_READ)
             return read(session, job_id, principal, request)
 
     if not wait:
         shown = await run_in_threadpool(look)
     else:
-        with services.hub.follow(job_id) as follower, follower.listening(request.receive):
+        with (
+            services.hub.follow(job_id, principal) as follower,
+            follower.listening(request.receive),
+        ):
             when_stopping(request.scope, follower.stop)
             shown = await run_in_threadpool(look)
             if shown.status not in FINAL:
                 await follower.end(wait)
-                shown = await run_in_threadpool(look)
+                shown = await run_in_threadpool(look, again=True)
     if shown.status not in FINAL:
         # who waited here need not wait elsewhere
         response.headers["Retry-After"] = str(POLL_SECONDS_MIN if wait else poll_seconds(shown))

@@ -25,6 +25,7 @@ from api.key_schemas import (
     Revocation,
     Rotation,
 )
+from api.schemas import Text
 from audit.events import record
 from auth import Principal
 from jobs.paging import Place
@@ -38,7 +39,7 @@ router = APIRouter(prefix="/admin", tags=["keys"], dependencies=[Depends(single_
 class KeyFilter(Page):
     """Which keys are wanted."""
 
-    owner: str | None = Query(None, description="Only keys of this owner.")
+    owner: Text | None = Query(None, description="Only keys of this owner.")
 
 
 @router.get(

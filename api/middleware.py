@@ -17,11 +17,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import telemetry
 from api.origins import PROBES
+from api.root_path import route_path
 
 logger = logging.getLogger(__name__)
 
 #: Where a request keeps headers that its answer is to have, whatever becomes of it.
 ANSWER_HEADERS: Final = "answer_headers"
+#: Where it keeps what is to be called when it is over.
+AT_END: Final = "at_end"
 #: What a client may call its request; anything else gets an id of ours.
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 
@@ -74,6 +77,8 @@ class RequestMiddleware:
             try:
                 await self._app(scope, receive, send_with_headers)
             finally:
+                if at_end := scope["state"].get(AT_END):
+                    at_end()
                 _log(scope, status, time.perf_counter() - started_at)
 
     def _add_headers(self, headers: MutableHeaders, scope: Scope, request_id: str) -> None:
@@ -99,7 +104,7 @@ def _log(scope: Scope, status: int, elapsed_seconds: float) -> None:
     # the path of the route, not of the request: ids are bound elsewhere, and a path that leads
     # nowhere may hold anything
     route = scope.get("route")
-    level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
+    level = logging.DEBUG if route_path(scope) in PROBES else logging.INFO
     logger.log(
         level,
         "request answered",
@@ -214,6 +219,6 @@ class SlashMiddleware:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and len(scope["path"]) > 1 and scope["path"].endswith("/"):
+        if scope["type"] == "http" and route_path(scope) != "/" and scope["path"].endswith("/"):
             scope["path"] = scope["path"][:-1]
         await self._app(scope, receive, send)

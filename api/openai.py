@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+import auth
 from api import idempotency, jobs, openai_form, openai_formats, openai_stream
 from api.dependencies import By, Reader, ServicesDep, Writer, single_values
 from api.documentation import Responses, openai_body, refusals
@@ -35,7 +36,7 @@ from errors import JobWithoutResult, ServiceError, UnknownModel
 from jobs import queries
 from jobs.dead_letters import INPUT_FAULTS
 from jobs.queries import WindowView
-from models import FINAL, AuditAction, JobStatus, TranscriptionJob
+from models import FINAL, AuditAction, JobStatus, Scope, TranscriptionJob
 from speech.transcript import Transcript
 
 router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(single_values)])
@@ -154,16 +155,21 @@ class _Call:
         """Make the job, or find it, and answer with its transcript when it is there.
 
         Raises:
+            TooManyWaits: As many as may wait do so with this key already.
             HTTPException: 504, it takes longer than we wait.
             JobWithoutResult: It was cancelled.
             ClientDisconnect: Nobody waits any more; the job goes on.
             ServiceError: See ``Submission.receive``.
         """
+        respond_async = _prefers_async(self._request)
+        if not respond_async:
+            # before a byte of the body is read
+            self._services.hub.require_room(self._principal)
         form = OpenAIForm(
             Defaults.of(self._services.settings),
             self._principal,
             translate=self._translate,
-            respond_async=_prefers_async(self._request),
+            respond_async=respond_async,
         )
         added = await self._receive(form)
         asked, job_id = form.asked(added.fields), added.shown.id
@@ -175,7 +181,7 @@ class _Call:
             return JSONResponse(body, HTTPStatus.ACCEPTED, dict(added.headers))
         if asked.stream:
             tell = functools.partial(self._tell, job_id)
-            return EventStream(self._services.hub, job_id, tell)
+            return EventStream(self._services.hub, job_id, self._principal, tell)
         await self._wait(job_id)
         return await run_in_threadpool(self._result, job_id, asked)
 
@@ -195,11 +201,14 @@ class _Call:
     async def _wait(self, job_id: uuid.UUID) -> None:
         """Wait until the job has ended, for as long as we do."""
         services = self._services
-        with services.hub.follow(job_id) as follower, follower.listening(self._request.receive):
+        with (
+            services.hub.follow(job_id, self._principal) as follower,
+            follower.listening(self._request.receive),
+        ):
             standing = (await run_in_threadpool(services.standings, [job_id]))[job_id]
             if standing.ended or await follower.end(services.settings.openai_wait_seconds):
                 return
-            if follower.left:
+            if follower.left and not follower.dismissed:
                 raise ClientDisconnect
 
     async def _tell(self, job_id: uuid.UUID, follower: Follower) -> AsyncGenerator[str, None]:
@@ -255,6 +264,8 @@ class _Call:
     def _find(self, job_id: uuid.UUID) -> Transcript | Response:
         """Read the transcript, or say why there is none."""
         with self._services.transaction() as session:
+            # they may have waited for long
+            auth.require_still(session, self._principal, Scope.JOBS_READ)
             job = jobs.find(session, job_id, self._principal).job
             if job.status not in FINAL:
                 raise HTTPException(HTTPStatus.GATEWAY_TIMEOUT, LATER)

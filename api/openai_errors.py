@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from starlette.types import Scope
 
 import errors
+from api.root_path import route_path
 
 PREFIX: Final = "/v1/"
 #: Obeyed by OpenAI's own clients, which would otherwise go by the status alone.
@@ -52,8 +53,7 @@ class Envelope(BaseModel):
 
 def speaks(scope: Scope) -> bool:
     """Tell whether a request is one of OpenAI's; its path may begin with a proxy's."""
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", "")).startswith(PREFIX)
+    return route_path(scope).startswith(PREFIX)
 
 
 def status_of(status: int, code: str) -> int:

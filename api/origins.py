@@ -11,6 +11,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import METHODS, response_of
+from api.root_path import route_path
 from errors import HTTPSRequired, UnknownHost
 
 #: Asked by load balancers and container engines, over plain HTTP and by address.
@@ -41,7 +42,7 @@ class HTTPSMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # the scheme is what a trusted proxy says it was asked by: uvicorn has seen to that
-        if scope["type"] != "http" or scope["path"] in PROBES or scope["scheme"] == "https":
+        if scope["type"] != "http" or route_path(scope) in PROBES or scope["scheme"] == "https":
             await self._app(scope, receive, send)
             return
         await self._answer(scope)(scope, receive, send)
@@ -68,7 +69,7 @@ class HostMiddleware:
         self._endings = tuple(host[1:] for host in hosts if host.startswith("*."))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in PROBES or self._is_ours(scope):
+        if scope["type"] != "http" or route_path(scope) in PROBES or self._is_ours(scope):
             await self._app(scope, receive, send)
             return
         await response_of(scope, UnknownHost())(scope, receive, send)

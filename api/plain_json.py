@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any, Final, NoReturn
 
 #: What pydantic would not write any more is several times as deep.
@@ -47,18 +49,31 @@ def _no_number(name: str) -> NoReturn:
     raise NotStorable
 
 
+def stored_bytes(value: object) -> int:
+    """How long JSON is once PostgreSQL has kept it: there 1e308 has 309 digits."""
+    numbers = [item for item, _ in _parts(value) if isinstance(item, float)]
+    grown = sum(len(f"{Decimal(repr(number)):f}") - len(repr(number)) for number in numbers)
+    return len(json.dumps(value, ensure_ascii=False).encode()) + max(0, grown)
+
+
 def _look_through(value: object) -> None:
-    # a list of what is left and no recursion: the depth is the client's choice
-    rest = [(value, 1)]
-    while rest:
-        item, depth = rest.pop()
+    for item, depth in _parts(value):
         if depth > MAX_DEPTH:
             raise NotPlain(f"It should be no deeper than {MAX_DEPTH}.")
         if isinstance(item, str):
             _require_text(item)
         elif isinstance(item, float) and not math.isfinite(item):
             raise NotStorable
-        elif isinstance(item, dict):
+
+
+def _parts(value: object) -> Iterator[tuple[object, int]]:
+    """Give the value and whatever is in it, each with its depth."""
+    # a list of what is left and no recursion: the depth is the client's choice
+    rest: list[tuple[object, int]] = [(value, 1)]
+    while rest:
+        item, depth = rest.pop()
+        yield item, depth
+        if isinstance(item, dict):
             rest += [(part, depth + 1) for pair in item.items() for part in pair]
         elif isinstance(item, list):
             rest += [(part, depth + 1) for part in item]

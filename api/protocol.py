@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 #: A head is looked at in pieces of this size, so that one without an end is noticed in time.
 PIECE_BYTES: Final = 4096
+#: The parser takes 2.0 as well, which is another protocol.
+VERSIONS: Final = ("1.0", "1.1")
 #: RFC 9110, section 7.2; what may stand there is the application's to judge.
 HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]*\]|[0-9A-Za-z._-]*)(?::[0-9]{0,5})?")
 
@@ -52,6 +54,7 @@ HEAD_TOO_LATE: Final = Fault.of(408, "The request's head took too long.")
 TARGET_TOO_LONG: Final = Fault.of(414, "The request's target is too long.")
 HEAD_TOO_LARGE: Final = Fault.of(431, "The request's header fields are too many or too long.")
 NO_HOST: Final = Fault.of(400, "The request should have one Host, with the name of a host in it.")
+VERSION: Final = Fault.of(400, "The request's version of HTTP is not spoken here.")
 ENCODING: Final = Fault.of(400, "The only Transfer-Encoding that is understood is chunked.")
 TARGET: Final = Fault.of(400, "The request's target should be a path.")
 REFUSED: Final = {
@@ -166,11 +169,15 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _fault_of_head(self) -> Fault | None:
         named = [value for name, value in self.headers if name == b"host"]
-        is_old = self.parser.get_http_version() == "1.0"
+        version = self.parser.get_http_version()
+        if version not in VERSIONS:
+            return VERSION
+        is_old = version == "1.0"
         if len(named) > 1 or not (named or is_old) or not all(map(HOST.fullmatch, named)):
             return NO_HOST
         codings = [value for name, value in self.headers if name == b"transfer-encoding"]
-        if codings and [coding.lower() for coding in codings] != [b"chunked"]:
+        # before 1.1 there was none, so that who is in between may see another end of the body
+        if codings and (is_old or [coding.lower() for coding in codings] != [b"chunked"]):
             return ENCODING
         path = httptools.parse_url(self.url).path
         return None if path and path.startswith(b"/") else TARGET

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from uuid_utils.compat import uuid7
 
-from api import idempotency, jobs, uploading
+from api import addresses, idempotency, jobs, uploading
 from api.digests import Digests
 from api.schemas import JobDetail, path_of
 from api.services import Services
@@ -33,7 +33,7 @@ from errors import (
     StorageUnavailable,
     SubmissionUnderWay,
 )
-from jobs import lifecycle, queues, submissions
+from jobs import batches, lifecycle, queues, submissions
 from jobs.lifecycle import NewJob
 from jobs.queries import JobView
 from jobs.submissions import Memory
@@ -77,6 +77,8 @@ class Submission:
     key: str | None
     #: Whether one without a key is known by what it holds, so that it may be sent again, too.
     known_by_content: bool = False
+    #: Which one it is added to.
+    batch_id: uuid.UUID | None = None
 
     async def receive(self) -> Added:
         """Read it, and add its job unless there is one already.
@@ -132,6 +134,7 @@ class Submission:
         """Add the job, or find the one that makes it superfluous; only a new job's file stays."""
         keep_file = False
         try:
+            self._require_callable(received)
             with self.services.transaction() as session:
                 added = (
                     self._same(session, received)
@@ -150,12 +153,25 @@ class Submission:
                     self.services.uploads.delete(received.job_id)
         return added
 
+    def _require_callable(self, received: Received) -> None:
+        # before the transaction: looking a name up takes its time
+        if (url := received.wishes.callback_url) is not None:
+            addresses.require_callable(self.services.outgoing, url, "callback_url")
+
+    def _job(self, received: Received) -> NewJob:
+        job = _new_job(self.services, self.principal, received)
+        return dataclasses.replace(job, batch_id=self.batch_id)
+
     def _new(self, session: Session, received: Received) -> Added:
+        if received.wishes.callback_url is not None:
+            addresses.require_secret(session, self.principal.owner_id)
+        if self.batch_id is not None:
+            batches.hold_open(session, self.batch_id, owner_id=self.principal.owner_id)
         self.services.outlook.require_room(session)
         self.services.allowances.take_room(
             session, self.principal, upload_bytes=received.upload.size_bytes
         )
-        job = lifecycle.submit(session, _new_job(self.services, self.principal, received))
+        job = lifecycle.submit(session, self._job(received))
         self._note(session, job)
         self.services.outlook.add(job.audio_seconds or 0.0)
         view = JobView(job=job, queue_paused=queues.is_paused(session, job.lane))
@@ -174,7 +190,7 @@ class Submission:
     def _same(self, session: Session, received: Received) -> Added | None:
         if not self.known_by_content:
             return None
-        job = _new_job(self.services, self.principal, received)
+        job = self._job(received)
         job_id = submissions.same(session, job, keep_seconds=self._keep_seconds)
         if job_id is None:
             return None
@@ -183,9 +199,11 @@ class Submission:
         return Added(shown=shown, headers=headers, fields=received.fields)
 
     def _duplicate(self, session: Session, received: Received) -> Added | None:
-        if self.services.settings.duplicate_detection == "off":
+        if self.services.settings.duplicate_detection == "off" or self.batch_id is not None:
             return None
-        job_id = submissions.twin(session, _new_job(self.services, self.principal, received))
+        if received.wishes.callback_url is not None:
+            return None  # what has ended before ends no more
+        job_id = submissions.twin(session, self._job(received))
         if job_id is None:
             return None
         shown = jobs.read(session, job_id, self.principal, self.request)
@@ -265,7 +283,12 @@ def _new_job(services: Services, principal: Principal, received: Received) -> Ne
         translate=wishes.translate,
         initial_prompt=wishes.initial_prompt,
         word_timestamps=wishes.word_timestamps,
+        track=wishes.track,
+        start_seconds=wishes.start_seconds,
+        end_seconds=wishes.end_seconds,
+        wishes_version=wishes.version,
         client_metadata=wishes.client_metadata,
-        audio_seconds=upload.size_bytes / BYTES_PER_SECOND,
+        callback_url=wishes.callback_url,
+        audio_seconds=min(upload.size_bytes / BYTES_PER_SECOND, wishes.most_seconds),
         warnings=wishes.warnings,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import quote
@@ -83,7 +84,7 @@ def result(  # noqa: PLR0913, PLR0917 - what FastAPI hands in
         bool, Query(description="Whether the windows that are finished so far will do.")
     ] = False,
 ) -> Response:
-    chosen = _format(name) if name else _accepted(", ".join(request.headers.getlist("accept")))
+    chosen = format_of(name) if name else _accepted(", ".join(request.headers.getlist("accept")))
     with services.transaction() as session:
         job = jobs.find(session, job_id, principal).job
         transcript, complete = _transcript(session, job, partial=partial)
@@ -93,7 +94,7 @@ def result(  # noqa: PLR0913, PLR0917 - what FastAPI hands in
         media_type=chosen.media_type,
         headers={
             COMPLETE_HEADER: str(complete).lower(),
-            "Content-Disposition": _attachment(
+            "Content-Disposition": attachment(
                 filenames.stem(job.client_filename) + chosen.extension
             ),
             "Vary": "Accept",
@@ -126,7 +127,7 @@ def audio(
     return FileResponse(
         path,
         media_type=media_type_of(path),
-        headers={"Content-Disposition": _attachment(job.client_filename)},
+        headers={"Content-Disposition": attachment(job.client_filename)},
     )
 
 
@@ -163,7 +164,7 @@ def _transcript(
     raise JobNotFinished(job_status=job.status, retry_after_seconds=jobs.POLL_SECONDS_MAX)
 
 
-def _format(name: str) -> Format:
+def format_of(name: str) -> Format:
     if name not in FORMATS:
         raise invalid("format", "unknown_format", f"It should be one of: {', '.join(FORMATS)}.")
     return FORMATS[name]
@@ -216,6 +217,7 @@ def _matches(media_type: str, media_range: str) -> bool:
     return media_type == media_range
 
 
-def _attachment(name: str) -> str:
-    """Say what a download is called (RFC 6266)."""
-    return f"attachment; filename*=UTF-8''{quote(name, safe='')}"
+def attachment(name: str) -> str:
+    """Say what a download is called (RFC 6266); to whom knows no more than ASCII as well."""
+    plain = re.sub(r"[^A-Za-z0-9 ()_.,+=@-]", "_", name)
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"

@@ -81,6 +81,7 @@ class Job(Answer):
 
     id: uuid.UUID
     job_id: uuid.UUID
+    batch_id: uuid.UUID | None = Field(description="The batch that it was submitted with.")
     status: JobStatus
     message: str = Field(description="The status in words.")
     filename: str = Field(description="What the client called its file.")
@@ -93,6 +94,9 @@ class Job(Answer):
     engine: str
     task: Literal["transcribe", "translate"]
     model_size: str = Field(description="Model that was asked for.")
+    track: int | None = Field(description="Track of sound that was asked for, from 1.")
+    start_seconds: float = Field(description="Where the part that is transcribed begins.")
+    end_seconds: float | None = Field(description="Where it ends; null for the end of the audio.")
     model_used: str | None = Field(description="Engine, model, device and number format.")
     mode: Literal["exact", "fast"] | None = Field(
         description="How the audio was gone through: window after window, or cut in its pauses and"
@@ -105,7 +109,9 @@ class Job(Answer):
     language: str | None = Field(description="Language that was found, or until then asked for.")
     language_probability: float | None
     duration: float | None = Field(description="Length of the transcribed audio, in seconds.")
-    audio_seconds: float | None = Field(description="Length of the audio, in seconds.")
+    audio_seconds: float | None = Field(
+        description="Length of the audio, or of the part that is transcribed, in seconds."
+    )
     audio_seconds_done: float | None = Field(
         description="How much of it is transcribed and kept; null while its length is a guess."
     )
@@ -129,6 +135,7 @@ class Job(Answer):
         description=f"Why the job was given up: {codes.listed(codes.REASONS)}. More may come."
     )
     metadata: dict[str, Any] = Field(description="The client's own.")
+    callback_url: str | None = Field(description="Called when the job has ended.")
     upload_bytes: int
     upload_sha256: str
     links: Links
@@ -217,6 +224,7 @@ def _fields(view: JobView, root: str) -> dict[str, Any]:
     return {
         "id": job.id,
         "job_id": job.id,
+        "batch_id": job.batch_id,
         "status": job.status,
         "message": _message(view),
         "filename": job.client_filename or filenames.DEFAULT,
@@ -227,6 +235,9 @@ def _fields(view: JobView, root: str) -> dict[str, Any]:
         "engine": job.engine_name,
         "task": "translate" if job.translate else "transcribe",
         "model_size": job.model_name,
+        "track": job.track,
+        "start_seconds": job.start_seconds,
+        "end_seconds": job.end_seconds,
         "model_used": job.model_used,
         "mode": job.mode,
         "degraded": job.degraded,
@@ -251,6 +262,7 @@ def _fields(view: JobView, root: str) -> dict[str, Any]:
         "error_message": job.error_message,
         "failure_reason": job.failure_reason,
         "metadata": job.client_metadata,
+        "callback_url": job.callback_url,
         "upload_bytes": job.upload_bytes,
         "upload_sha256": job.upload_sha256.hex(),
         "links": _links(job, root),

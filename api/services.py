@@ -8,18 +8,22 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Final
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+import auth
 from api.allowances import Allowances
+from api.crowd import Crowd
 from api.doorkeeper import Doorkeeper
 from api.hub import Hub
 from api.idempotency import UnderWay
 from api.outlook import Outlook
 from api.rates import SharedCounts
 from api.trail import Trail
+from auth import Principal
 from celery_app import LANES, TRANSCRIBE, Doorbell, make_celery, make_redis
 from config import Settings
 from database import get_db_session, make_engine, make_sessions
@@ -28,8 +32,11 @@ from first_keys import FirstKeys
 from jobs import dispatching, standings
 from jobs.standings import Standing
 from jobs.uploads import UploadStore
-from models import Owner
+from models import Owner, Scope
+from outgoing import Outgoing
 from redaction import make_mask
+from webhooks.setup import make_outgoing, make_secrets
+from webhooks.signing import Secrets
 
 logger = logging.getLogger(__name__)
 
@@ -89,11 +96,14 @@ class Services:
         self.under_way = UnderWay()
         self.counts = SharedCounts(settings.require_broker_url())
         self.allowances = Allowances(settings, self.counts, self.transaction)
+        self.crowd = Crowd(settings.key_requests_at_once)
         self.outlook = Outlook(budget_seconds=settings.max_queued_audio_hours * 3600)
         self.doorkeeper = Doorkeeper(self.counts, limit=settings.max_auth_failures)
         self.trail = Trail(self.transaction, mask=make_mask(settings.secrets()))
         listening = make_engine(settings, pooled=False, name="transcription-web-hub")
-        self.hub = Hub(listening, self.standings)
+        self.hub = Hub(
+            listening, self.standings, self._lapsed, most_per_key=settings.key_waits_at_once
+        )
         self.readiness = Readiness(self._could_accept)
 
     def start(self) -> None:
@@ -118,6 +128,20 @@ class Services:
         self.counts.close()
         self.engine.dispose()
 
+    @cached_property
+    def outgoing(self) -> Outgoing:
+        """What knows which addresses may be called; reading its certificates takes its time."""
+        return make_outgoing(self.settings)
+
+    @cached_property
+    def webhook_secrets(self) -> Secrets:
+        """What signs webhooks.
+
+        Raises:
+            SettingsError: There is nothing to make them from.
+        """
+        return make_secrets(self.settings)
+
     @contextmanager
     def transaction(self) -> Iterator[Session]:
         """One transaction: committed at the end, rolled back on an error.
@@ -132,6 +156,10 @@ class Services:
         """How these jobs stand."""
         with self.transaction() as session:
             return standings.read(session, job_ids, self.outlook.backlog, lanes=LANES)
+
+    def _lapsed(self, principals: Collection[Principal]) -> Collection[Principal]:
+        with self.transaction() as session:
+            return auth.lapsed(session, principals, Scope.JOBS_READ)
 
     def publish(self, job_id: uuid.UUID, lane: str) -> None:
         """Ring for a worker, after the commit. Failing is harmless: the dispatcher rings later."""

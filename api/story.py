@@ -97,14 +97,14 @@ class Story:
             return await run_in_threadpool(self._read_on)
         except NotAuthenticated:
             # not told any more; who asks again hears why
-            self._follower.left = True
+            self._follower.dismiss()
         except ServiceError:
             await self._follower.news(PAUSE_SECONDS)
         return None
 
     def _read_on(self) -> list[WindowView]:
         with self._services.transaction() as session:
-            auth.require_still(session, self._principal.key_id, Scope.JOBS_READ)
+            auth.require_still(session, self._principal, Scope.JOBS_READ)
             # before its windows: when it has ended, there will be no more
             backlog = self._services.outlook.backlog
             found = standings.read(session, [self._job_id], backlog, lanes=LANES)[self._job_id]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -18,7 +19,11 @@ from speech.engines.languages import LANGUAGES
 
 MAX_PROMPT_CHARS: Final = 4_000
 MAX_METADATA_BYTES: Final = 16 * 1024
+MAX_URL_CHARS: Final = 2_048
 AUTO: Final = "auto"
+MAX_TRACK: Final = 32
+#: A day; how long audio may be is the service's to say.
+MAX_SECONDS: Final = 86_400
 NOT_STORABLE: Final = "It holds NUL, half a surrogate pair, or no number."
 #: Compressed speech at 128 kbit/s. Only the order of magnitude matters, until the file is opened.
 BYTES_PER_SECOND: Final = 16_000
@@ -47,12 +52,29 @@ class Wishes:
     priority: Priority = Priority.NORMAL
     initial_prompt: str | None = None
     word_timestamps: bool = False
+    #: Of the file's tracks of sound, from 1; None means the best.
+    track: int | None = None
+    start_seconds: float = 0.0
+    #: None means to the end.
+    end_seconds: float | None = None
     client_metadata: dict[str, Any] = field(default_factory=dict)
+    callback_url: str | None = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """Codes of what the client should know from the start."""
         return catalogue.resolve(self.model_name).warnings
+
+    @property
+    def version(self) -> int:
+        """The least version that knows all of these: see ``models.WISHES_VERSION``."""
+        whole = self.track is None and self.start_seconds == 0 and self.end_seconds is None
+        return 1 if whole else 2
+
+    @property
+    def most_seconds(self) -> float:
+        """No more than this is transcribed."""
+        return math.inf if self.end_seconds is None else self.end_seconds - self.start_seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +147,7 @@ def metadata(sent: str) -> dict[str, Any]:
 
 def short(value: dict[str, Any]) -> dict[str, Any]:
     """Make sure that metadata is not too much."""
-    if len(json.dumps(value, ensure_ascii=False).encode()) > MAX_METADATA_BYTES:
+    if plain_json.stored_bytes(value) > MAX_METADATA_BYTES:
         raise invalid("metadata", "too_long", f"It may have {MAX_METADATA_BYTES} bytes.")
     return value
 
@@ -133,6 +155,29 @@ def short(value: dict[str, Any]) -> dict[str, Any]:
 def _prompt(sent: str) -> str:
     if len(sent) > MAX_PROMPT_CHARS:
         raise invalid("initial_prompt", "too_long", f"It may have {MAX_PROMPT_CHARS} characters.")
+    return sent
+
+
+def _track(sent: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,2}", sent) or not 1 <= int(sent) <= MAX_TRACK:
+        raise invalid("track", "number_expected", f"It should be a number from 1 to {MAX_TRACK}.")
+    return int(sent)
+
+
+def _seconds(name: str) -> Callable[[str], float]:
+    def read(sent: str) -> float:
+        if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,6})?", sent) or float(sent) > MAX_SECONDS:
+            raise invalid(
+                name, "number_expected", f"It should be seconds, such as 90.5, up to {MAX_SECONDS}."
+            )
+        return float(sent)
+
+    return read
+
+
+def _url(sent: str) -> str:
+    if len(sent) > MAX_URL_CHARS:
+        raise invalid("callback_url", "too_long", f"It may have {MAX_URL_CHARS} characters.")
     return sent
 
 
@@ -196,6 +241,24 @@ FIELDS: Final[Mapping[str, Field]] = {
         "Text that the model is told came before: names, spelling, style.",
         {"type": "string", "maxLength": MAX_PROMPT_CHARS},
     ),
+    "track": Field(
+        "track",
+        _track,
+        "Which of the file's tracks of sound, from 1; the best where it is not given.",
+        {"type": "integer", "minimum": 1, "maximum": MAX_TRACK},
+    ),
+    "start_seconds": Field(
+        "start_seconds",
+        _seconds("start_seconds"),
+        "Transcribe from here. Times in the result are those of the whole file.",
+        {"type": "number", "minimum": 0, "maximum": MAX_SECONDS, "default": 0},
+    ),
+    "end_seconds": Field(
+        "end_seconds",
+        _seconds("end_seconds"),
+        "Transcribe to here; to the end where it is not given.",
+        {"type": "number", "minimum": 0, "maximum": MAX_SECONDS},
+    ),
     "engine": Field(
         "engine_name",
         _one_of("engine", {name: name for name in catalogue.ENGINES}),
@@ -207,6 +270,13 @@ FIELDS: Final[Mapping[str, Field]] = {
         metadata,
         f"A JSON object of your own, up to {MAX_METADATA_BYTES} bytes; kept with the job.",
         {"type": "string", "contentMediaType": "application/json"},
+    ),
+    "callback_url": Field(
+        "callback_url",
+        _url,
+        "Called when the job has ended, as a webhook: needs the scope `webhooks`, and a secret made"
+        " before by `POST /webhooks` without a `url`.",
+        {"type": "string", "maxLength": MAX_URL_CHARS},
     ),
 }
 
@@ -233,6 +303,8 @@ def read(
         values[FIELDS[name].wish] = FIELDS[name].read(sent)
     wishes = Wishes(**values)
     require_ability(wishes.model_name, language=wishes.language, translate=wishes.translate)
+    if wishes.most_seconds <= 0:
+        raise invalid("end_seconds", "out_of_range", "It should come after start_seconds.")
     if wishes.priority is Priority.HIGH and not may_use_high:
         raise NotAllowed("This key may not ask for the priority high.")
     return wishes

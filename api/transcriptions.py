@@ -61,7 +61,8 @@ async def submit(
         form = OurForm(
             query=request.query_params,
             defaults=Defaults.of(services.settings),
-            may_use_high=principal.may_use_high,
+            principal=principal,
+            outgoing=lambda: services.outgoing,
         )
         submission = Submission(request, principal, services, form, key)
         added = await submission.receive()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final, Protocol
 
@@ -15,9 +15,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from api import addresses
 from api.multipart import MAX_OVERHEAD_BYTES, FormReader, boundary_of
 from api.submission import FIELDS, Defaults, Wishes, read, said
+from auth import Principal
 from errors import ServiceError, UploadTooLarge
+from models import Scope
+from outgoing import Outgoing
 
 #: Handed to the disk at once: each step costs a change of threads.
 STEP_BYTES: Final = 2**20
@@ -88,14 +92,21 @@ class OurForm:
 
     query: Mapping[str, str]
     defaults: Defaults
-    may_use_high: bool
+    principal: Principal
+    outgoing: Callable[[], Outgoing]
 
     @property
     def known(self) -> Collection[str]:
         return list(FIELDS)
 
     def wishes(self, fields: Mapping[str, str]) -> Wishes:
-        return read(self.query, fields, self.defaults, may_use_high=self.may_use_high)
+        may_use_high = self.principal.may_use_high
+        wishes = read(self.query, fields, self.defaults, may_use_high=may_use_high)
+        if wishes.callback_url is None:
+            return wishes
+        self.principal.require(Scope.WEBHOOKS)
+        with addresses.told_of("callback_url"):
+            return replace(wishes, callback_url=self.outgoing().read(wishes.callback_url))
 
     def said(self, fields: Mapping[str, str]) -> Mapping[str, str]:
         return said(self.query, fields)

@@ -33,6 +33,8 @@ class Limits(Answer):
     audio_seconds_per_hour: float | None
     jobs_at_once: int | None = Field(description="Jobs that are pending or processing.")
     bytes_stored: int | None = Field(description="Of uploads that are kept.")
+    requests_at_once: int | None = Field(description="Under way in one web process.")
+    waits_at_once: int | None = Field(description="Of these, such as wait for jobs or follow them.")
     max_upload_bytes: int
     max_audio_seconds: float = Field(description="Longest audio.")
     queued_audio_seconds: float | None = Field(
@@ -110,6 +112,8 @@ async def limits(services: ServicesDep) -> Limits:
         audio_seconds_per_hour=default.audio_seconds_per_hour or None,
         jobs_at_once=default.jobs_at_once or None,
         bytes_stored=default.bytes_stored or None,
+        requests_at_once=settings.key_requests_at_once or None,
+        waits_at_once=settings.key_waits_at_once or None,
         max_upload_bytes=settings.max_upload_bytes,
         max_audio_seconds=settings.max_audio_seconds,
         queued_audio_seconds=settings.max_queued_audio_hours * 3600 or None,

@@ -149,7 +149,7 @@ def head(session: Session) -> Head:
         .order_by(AuditEvent.position.desc())
         .limit(1)
     ).first()
-    return _start(session) if row is None else Head(row.position, bytes(row.sha256))
+    return start(session) if row is None else Head(row.position, bytes(row.sha256))
 
 
 # Verifying
@@ -173,6 +173,9 @@ class Broken:
     fault: Fault
     position: int
     event_id: uuid.UUID | None = None
+
+    def __str__(self) -> str:
+        return f"{self.fault} at {self.position}" if self.position else str(self.fault)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,7 +201,7 @@ def verify(session: Session, heads: Iterable[Head] = (), *, may_be_pruned: bool 
             password can say that they were, once they are old enough for the trigger.
     """
     wanted = {noted.position: noted for noted in heads}
-    at = start = _start(session)
+    at = first = start(session)
     broken: Broken | None = None
     for event in _sealed(session):
         found, broken = _look(event, at)
@@ -209,13 +212,43 @@ def verify(session: Session, heads: Iterable[Head] = (), *, may_be_pruned: bool 
         at = found
     waiting, late = _waiting(session)
     if broken is None:
-        broken = _beyond(start, at, wanted) or late
-    if broken is None and not _is_guarded(session):
+        broken = _beyond(first, at, wanted) or late
+    if broken is None and not is_guarded(session):
         broken = Broken(fault=Fault.UNGUARDED, position=0)
-    if broken is None and start.position and not may_be_pruned:
-        broken = Broken(fault=Fault.PRUNED, position=start.position)
-    events = at.position - start.position
-    return Verdict(events=events, start=start, head=at, waiting=waiting, broken=broken)
+    if broken is None and first.position and not may_be_pruned:
+        broken = Broken(fault=Fault.PRUNED, position=first.position)
+    events = at.position - first.position
+    return Verdict(events=events, start=first, head=at, waiting=waiting, broken=broken)
+
+
+def follow(session: Session, after: Head, *, limit: int) -> tuple[Head, Broken | None]:
+    """Follow the chain for some events; returns the last that is right, and what is wrong then."""
+    events = session.scalars(
+        select(AuditEvent)
+        .where(AuditEvent.position > after.position)
+        .order_by(AuditEvent.position)
+        .limit(limit)
+    )
+    at = after
+    for event in events:
+        at, broken = _look(event, at)
+        if broken is not None:
+            return at, broken
+    return at, None
+
+
+def has(session: Session, noted: Head, first: Head) -> bool:
+    """Whether a head that the chain had is still in it, or was pruned since.
+
+    Args:
+        first: Where the chain begins: ``start``.
+    """
+    if noted.position < first.position:
+        return True
+    if noted.position == first.position:
+        return noted == first
+    found = session.scalar(select(AuditEvent.sha256).where(AuditEvent.position == noted.position))
+    return found is not None and bytes(found) == noted.sha256
 
 
 def _look(event: AuditEvent, before: Head) -> tuple[Head, Broken | None]:
@@ -268,7 +301,7 @@ def _waiting(session: Session) -> tuple[int, Broken | None]:
     return count, Broken(fault=Fault.UNSEALED, position=0) if late else None
 
 
-def _start(session: Session) -> Head:
+def start(session: Session) -> Head:
     """Where the chain begins: at nothing, or after what was pruned.
 
     An event that tells of pruning counts only where it fits, so that one more confuses nobody.
@@ -287,5 +320,11 @@ def _start(session: Session) -> Head:
     return BEGINNING if pruned is None else Head.parse(f"{pruned['position']}:{pruned['sha256']}")
 
 
-def _is_guarded(session: Session) -> bool:
+def begins_after(session: Session, first: Head) -> bool:
+    """Whether no event is missing between where the chain begins, by ``start``, and its first."""
+    found = session.scalar(select(func.min(AuditEvent.position)))
+    return found in {None, first.position + 1}
+
+
+def is_guarded(session: Session) -> bool:
     return set(session.scalars(GUARDS)) == {"audit_events_guard", "audit_events_guard_all"}

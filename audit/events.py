@@ -26,13 +26,15 @@ SELECT event.id, :action, :outcome, :actor, :key_id, :owner_id, :address, :reque
        event.job_id, :target_key_id,
        COALESCE((SELECT jobs.owner_id FROM transcription_jobs AS jobs WHERE jobs.id = event.job_id),
                 (SELECT gone.owner_id FROM deleted_jobs AS gone WHERE gone.id = event.job_id),
-                (SELECT keys.owner_id FROM api_keys AS keys WHERE keys.id = :target_key_id)),
+                (SELECT keys.owner_id FROM api_keys AS keys WHERE keys.id = :target_key_id),
+                (SELECT hooks.owner_id FROM webhooks AS hooks WHERE hooks.id = :webhook_id),
+                (SELECT batch.owner_id FROM batches AS batch WHERE batch.id = :batch_id)),
        :count, :detail
   FROM unnest(:ids, :job_ids) AS event (id, job_id)
 """).bindparams(
     *(
         bindparam(name, type_=UUID(as_uuid=True))
-        for name in ("key_id", "owner_id", "target_key_id")
+        for name in ("key_id", "owner_id", "target_key_id", "webhook_id", "batch_id")
     ),
     *(bindparam(name, type_=ARRAY(UUID(as_uuid=True))) for name in ("ids", "job_ids")),
     *(bindparam(name, type_=Text) for name in ("actor", "address", "request_id", "route")),
@@ -58,6 +60,7 @@ class Actor:
 CLI: Final = Actor(name="cli")
 WEB: Final = Actor(name="web")
 MAINTENANCE: Final = Actor(name="maintenance")
+WEBHOOKS: Final = Actor(name="webhooks")
 
 
 def record(  # noqa: PLR0913 - one for each thing that an event tells
@@ -67,6 +70,8 @@ def record(  # noqa: PLR0913 - one for each thing that an event tells
     *,
     job_id: uuid.UUID | None = None,
     key_id: uuid.UUID | None = None,
+    webhook_id: uuid.UUID | None = None,
+    batch_id: uuid.UUID | None = None,
     outcome: str = DONE,
     count: int = 1,
     detail: Mapping[str, Any] | None = None,
@@ -76,6 +81,8 @@ def record(  # noqa: PLR0913 - one for each thing that an event tells
     Args:
         job_id: The job that it was done to.
         key_id: The key that it was done to.
+        webhook_id: The webhook that it was done to; told in ``detail``.
+        batch_id: The batch that it was done to; told there, too.
         count: How often it happened.
         detail: Texts of ours, whole numbers, lists of them: nothing that a client wrote.
     """
@@ -85,9 +92,15 @@ def record(  # noqa: PLR0913 - one for each thing that an event tells
         job_ids=[job_id],
         action=action,
         target_key_id=key_id,
+        webhook_id=webhook_id,
+        batch_id=batch_id,
         outcome=outcome,
         count=count,
-        detail=dict(detail or {}),
+        detail={
+            **({"webhook": str(webhook_id)} if webhook_id else {}),
+            **({"batch": str(batch_id)} if batch_id else {}),
+            **(detail or {}),
+        },
     )
 
 
@@ -102,6 +115,8 @@ def record_each(
             job_ids=list(job_ids),
             action=action,
             target_key_id=None,
+            webhook_id=None,
+            batch_id=None,
             outcome=DONE,
             count=1,
             detail={},

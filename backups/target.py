@@ -133,8 +133,9 @@ class Target:
             using |= set(connection.scalars(_ANNOUNCED))
         if using:
             raise RestoreRefused(
-                f"The service runs on this database: {', '.join(sorted(using))}. Stop web, workers"
-                " and maintenance first; one that died without taking leave counts for a minute."
+                f"The service runs on this database: {', '.join(sorted(using))}. Stop web,"
+                " workers, maintenance and webhooks first; one that died without taking leave"
+                " counts for a minute."
             )
 
 

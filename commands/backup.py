@@ -90,7 +90,7 @@ def restore_backup(
         ),
     ] = False,
 ) -> None:
-    """Make PostgreSQL and the uploads what they were; web, workers and maintenance are stopped."""
+    """Make PostgreSQL and the uploads what they were; nothing of the service runs."""
     settings = service_settings()
     # they were accepted once, whatever may be sent today
     store = UploadStore(

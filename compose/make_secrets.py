@@ -72,6 +72,7 @@ def main(root: Path) -> None:
     put(root / "redis/redis.conf", REDIS_CONFIGURATION.format(password=redis))
     put(root / "owner/database_url", database_url("transcription", owner))
     put(root / "app/database_url", database_url("transcription_service", service))
+    keep(root / "app/webhook_signing_key", secrets.token_urlsafe(32))
     for reader in ("app", "flower"):
         put(root / reader / "redis_url", f"redis://:{redis}@redis:6379/0")
 

@@ -17,7 +17,8 @@ from typing import Final, Literal
 class Severity(StrEnum):
     """How bad it is, the worst first."""
 
-    UNHEALTHY = "unhealthy"  #: Jobs are not taken, or not done, until somebody acts.
+    #: Jobs are not taken or not done, or nobody can tell who did what, until somebody acts.
+    UNHEALTHY = "unhealthy"
     DEGRADED = "degraded"  #: Jobs are done, worse than they should be.
     WARNING = "warning"  #: Somebody should know; the service does what it should.
     INFO = "info"  #: Good to know while looking at something else.
@@ -90,6 +91,12 @@ KINDS: Final[Mapping[str, Kind]] = {
         " input.",
         "Look at `/admin/errors` for what they have in common.",
     ),
+    "audit_broken": Kind(
+        Severity.UNHEALTHY,
+        "Maintenance found audit events changed or taken away, or their triggers off.",
+        "Keep a copy of the database; run `python cli.py audit verify`; do as docs/operating.md"
+        " says under Audit.",
+    ),
     "redis_unavailable": Kind(
         Severity.DEGRADED,
         "Redis does not answer: workers look for jobs in PostgreSQL, and start them some seconds"
@@ -101,6 +108,11 @@ KINDS: Final[Mapping[str, Kind]] = {
         "A tenth of the last hour's jobs or more failed, of ten at least, for no fault of their"
         " input.",
         "Look at `/admin/errors` for what they have in common.",
+    ),
+    "no_sender": Kind(
+        Severity.DEGRADED,
+        "Webhooks are to be called, and for a minute no process has run that does.",
+        "Start `python worker.py --role webhooks`.",
     ),
     "disk_low": Kind(
         Severity.DEGRADED,
@@ -170,6 +182,9 @@ class ProcessFacts:
     left_at: datetime | None
     idle_since: datetime | None
     clock_ahead_seconds: float
+    #: What it found wrong with the chain of audit events, and when.
+    audit_broken: str | None = None
+    audit_broken_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +223,8 @@ class Facts:
     ended_1h: int
     failed_1h: int
     dead_letters: int
+    #: Since when the webhook that waits longest is to be called; None when none is.
+    call_due_since: datetime | None
     #: Connections of this process in use, and as many as there may be.
     pool_used: int
     pool_size: int
@@ -298,6 +315,15 @@ def _workers(facts: Facts) -> Iterator[Condition]:
             )
 
 
+def _sender(facts: Facts) -> Iterator[Condition]:
+    gone_since = facts.missing_since(_of_role(facts, "webhooks"))
+    if facts.call_due_since is None or gone_since is None:
+        return
+    since = max(facts.call_due_since, gone_since)
+    if facts.seconds_since(since) > GRACE_SECONDS:
+        yield Condition(code="no_sender", message="Nobody calls webhooks.", since=since)
+
+
 def _stuck(facts: Facts) -> Iterator[Condition]:
     dispatchers = list(filter(facts.is_at_work, _of_role(facts, "maintenance")))
     if not facts.redis or not dispatchers:
@@ -364,6 +390,16 @@ def _pool(facts: Facts) -> Iterator[Condition]:
         )
 
 
+def _audit(facts: Facts) -> Iterator[Condition]:
+    for process in facts.processes:
+        if process.audit_broken is not None and process.left_at is None:
+            yield Condition(
+                code="audit_broken",
+                message=f"The chain of audit events is broken: {process.audit_broken}.",
+                since=process.audit_broken_since,
+            )
+
+
 def _dead_letters(facts: Facts) -> Iterator[Condition]:
     if facts.dead_letters:
         yield Condition(
@@ -425,12 +461,14 @@ RULES: Final[Sequence[Rule]] = (
     _redis,
     _maintenance,
     _workers,
+    _sender,
     _stuck,
     _leases,
     _disk,
     _migrations,
     _failures,
     _pool,
+    _audit,
     _dead_letters,
     _paused,
     _silent,

@@ -28,7 +28,8 @@ SELECT id
    FOR UPDATE
 """).bindparams(_IDS)
 
-#: Results, windows and error logs go with their job. Of an idempotency key stays what keeps a
+#: Results, windows and error logs go with their job, and what was delivered of it; what is still to
+#: be delivered says nothing but how it ended. Of an idempotency key stays what keeps a
 #: submission that is sent again from bringing the job back: the digest of a name.
 DELETE: Final = text("""
 WITH deleted AS (
@@ -41,6 +42,11 @@ WITH deleted AS (
        SET fingerprint = ''
       FROM deleted
      WHERE job_id = deleted.id
+), delivered AS (
+    DELETE FROM webhook_deliveries AS delivery
+     USING deleted
+     WHERE delivery.job_id = deleted.id
+       AND delivery.status <> 'pending'
 )
 INSERT INTO deleted_jobs
        (id, owner_id, api_key_id, status, submitted_at, started_at, ended_at, deleted_by,

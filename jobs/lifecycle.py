@@ -19,7 +19,7 @@ from errors import CancelRequested, LeaseLost, UploadMissing, WorkerLost
 from jobs import statements
 from models import WISHES_VERSION, JobStatus, TranscriptionJob, TranscriptionResult
 from retries import Policy
-from speech.transcript import Mode, Transcript, Window, storable_text
+from speech.transcript import Mode, Part, Transcript, Window, storable_text
 
 #: See ``step_aside``.
 PATIENCE_SECONDS: Final = 0.5
@@ -43,14 +43,20 @@ class NewJob:
     upload_sha256: bytes
     max_attempts: int
     api_key_id: uuid.UUID | None = None
+    batch_id: uuid.UUID | None = None
     priority: str = "normal"
     language: str | None = None
     translate: bool = False
     initial_prompt: str | None = None
     word_timestamps: bool = False
+    track: int | None = None
+    start_seconds: float = 0.0
+    end_seconds: float | None = None
     #: The least that knows all of these wishes: see ``models.WISHES_VERSION``.
     wishes_version: int = 1
     client_metadata: dict[str, Any] = field(default_factory=dict)
+    #: To be told of its end.
+    callback_url: str | None = None
     #: Guessed from the upload's size.
     audio_seconds: float | None = None
     warnings: Sequence[str] = ()
@@ -83,6 +89,7 @@ class ClaimedJob:
     translate: bool
     initial_prompt: str | None
     word_timestamps: bool
+    part: Part
     warnings: tuple[str, ...]
     upload_bytes: int
     upload_sha256: bytes
@@ -235,6 +242,11 @@ def _claimed(row: Row[Any], worker_name: str) -> ClaimedJob:
     )
     values["warnings"] = tuple(values["warnings"])
     values["upload_sha256"] = bytes(values["upload_sha256"])
+    values["part"] = Part(
+        track=values.pop("track"),
+        start_seconds=values.pop("start_seconds"),
+        end_seconds=values.pop("end_seconds"),
+    )
     return ClaimedJob(lease=lease, **values)
 
 

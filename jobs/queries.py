@@ -117,26 +117,41 @@ def page(
     *,
     owner_id: uuid.UUID | None,
     status: JobStatus | None,
+    batch_id: uuid.UUID | None = None,
     before: Place | None,
     limit: int,
 ) -> list[JobView]:
     """List jobs, newest first.
 
     Args:
+        batch_id: Only those of this batch.
         before: The last job of the page before this one; it may be gone by now.
     """
     rows = session.execute(
         _views()
-        .where(*_of(owner_id), *_with(status), *after(before, TranscriptionJob.created_at))
+        .where(
+            *_of(owner_id),
+            *_with(status),
+            *_in(batch_id),
+            *after(before, TranscriptionJob.created_at),
+        )
         .order_by(TranscriptionJob.created_at.desc(), TranscriptionJob.id.desc())
         .limit(limit)
     )
     return [_view(row) for row in rows]
 
 
-def count(session: Session, *, owner_id: uuid.UUID | None, status: JobStatus | None) -> int:
+def count(
+    session: Session,
+    *,
+    owner_id: uuid.UUID | None,
+    status: JobStatus | None,
+    batch_id: uuid.UUID | None = None,
+) -> int:
     return session.scalars(
-        select(func.count()).select_from(TranscriptionJob).where(*_of(owner_id), *_with(status))
+        select(func.count())
+        .select_from(TranscriptionJob)
+        .where(*_of(owner_id), *_with(status), *_in(batch_id))
     ).one()
 
 
@@ -164,7 +179,7 @@ def partial_transcript(session: Session, job: TranscriptionJob) -> Transcript:
     return Transcript(
         language=resume.language or job.language or UNDETERMINED,
         language_probability=resume.language_probability,
-        audio_seconds=windows[-1].end_seconds if windows else 0.0,
+        audio_seconds=windows[-1].end_seconds - job.start_seconds if windows else 0.0,
         segments=tuple(
             Segment.from_json(segment) for window in windows for segment in window.segments
         ),
@@ -303,3 +318,7 @@ def _of(owner_id: uuid.UUID | None) -> list[ColumnElement[bool]]:
 
 def _with(status: JobStatus | None) -> list[ColumnElement[bool]]:
     return [] if status is None else [TranscriptionJob.status == status]
+
+
+def _in(batch_id: uuid.UUID | None) -> list[ColumnElement[bool]]:
+    return [] if batch_id is None else [TranscriptionJob.batch_id == batch_id]

@@ -32,8 +32,8 @@ _CLAIMED = """status = 'processing',
        started_at = COALESCE(started_at, now()),
        current_step = 'starting'"""
 _CLAIM = """job.id, owner_id, attempt, max_attempts, lease_epoch, crash_count, isolate,
-          engine_name, model_name, language, translate, initial_prompt, word_timestamps, priority,
-          warnings, upload_bytes, upload_sha256"""
+          engine_name, model_name, language, translate, initial_prompt, word_timestamps,
+          track, start_seconds, end_seconds, priority, warnings, upload_bytes, upload_sha256"""
 
 #: Take a pending job that is due: a new attempt under a new lease.
 CLAIM: Final = text(f"""
@@ -577,12 +577,14 @@ SELECT id
  LIMIT :limit
 """)
 
-#: The length that the upload's header tells, if it tells any. A worker's own is the truth.
+#: The length that the upload's header tells, if it tells any, of the part that is asked for. A
+#: worker's own is the truth.
 PROBED: Final = text("""
 UPDATE transcription_jobs
    SET probed_at = now(),
        audio_seconds =
-           CASE WHEN audio_estimated THEN COALESCE(:audio_seconds, audio_seconds)
+           CASE WHEN audio_estimated AND CAST(:audio_seconds AS double precision) IS NOT NULL
+                THEN GREATEST(0, LEAST(:audio_seconds, end_seconds) - start_seconds)
                 ELSE audio_seconds END,
        audio_estimated = audio_estimated AND :estimated
  WHERE id = :job_id

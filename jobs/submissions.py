@@ -56,7 +56,8 @@ _HAS_RESULT: Final = exists().where(TranscriptionResult.job_id == TranscriptionJ
 #: What two jobs have in common that come to the same transcript.
 ASKED_FOR: Final = (
     "owner_id", "upload_sha256", "upload_bytes", "engine_name", "model_name", "language",
-    "translate", "initial_prompt", "word_timestamps", "client_metadata",
+    "translate", "initial_prompt", "word_timestamps", "track", "start_seconds", "end_seconds",
+    "client_metadata",
 )  # fmt: skip
 
 

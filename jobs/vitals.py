@@ -30,6 +30,21 @@ SELECT id AS job_id, worker_name, heartbeat_at AS since
 """)
 
 
+_CALL_DUE: Final = text("""
+SELECT min(next.not_before)
+  FROM webhooks
+ CROSS JOIN LATERAL (
+       SELECT not_before
+         FROM webhook_deliveries
+        WHERE webhook_id = webhooks.id
+          AND status = 'pending'
+        ORDER BY not_before
+        LIMIT 1) AS next
+ WHERE disabled_at IS NULL
+   AND next.not_before <= now()
+""")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outside:
     """What PostgreSQL cannot tell of the process that asks it."""
@@ -73,6 +88,7 @@ def read(
         ended_1h=figures.ended_1h,
         failed_1h=figures.failed_1h,
         dead_letters=figures.unresolved_errors,
+        call_due_since=session.scalar(_CALL_DUE),
         pool_used=outside.pool_used,
         pool_size=outside.pool_size,
         disk=outside.disk,

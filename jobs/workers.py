@@ -19,11 +19,12 @@ FORGET_SECONDS: Final = 3600.0
 ANNOUNCE: Final = text("""
 INSERT INTO workers
        (name, role, version, queues, slots, running, draining_since, begun, idle_since,
-        clock_ahead_seconds, pool)
+        clock_ahead_seconds, pool, audit_broken, audit_broken_since)
 VALUES (:name, :role, :version, :queues, :slots, :running, CASE WHEN :draining THEN now() END,
         :begun,
         CASE WHEN :running < :slots THEN now() END,
-        EXTRACT(EPOCH FROM to_timestamp(:clock) - clock_timestamp()), :pool)
+        EXTRACT(EPOCH FROM to_timestamp(:clock) - clock_timestamp()), :pool,
+        :audit_broken, CASE WHEN :audit_broken IS NOT NULL THEN now() END)
 ON CONFLICT (name) DO UPDATE
    SET seen_at = now(),
        running = excluded.running,
@@ -34,8 +35,14 @@ ON CONFLICT (name) DO UPDATE
                                    THEN COALESCE(workers.idle_since, excluded.idle_since)
                                    ELSE excluded.idle_since END END,
        clock_ahead_seconds = excluded.clock_ahead_seconds,
-       pool = excluded.pool
-""").bindparams(bindparam("queues", type_=ARRAY(Text)), bindparam("pool", type_=JSONB))
+       pool = excluded.pool,
+       audit_broken = excluded.audit_broken,
+       audit_broken_since = COALESCE(workers.audit_broken_since, excluded.audit_broken_since)
+""").bindparams(
+    bindparam("queues", type_=ARRAY(Text)),
+    bindparam("pool", type_=JSONB),
+    bindparam("audit_broken", type_=Text),
+)
 
 #: Its row stays a while: whoever comes next is waited for before anybody calls it missing.
 LEAVE: Final = text("UPDATE workers SET left_at = now(), running = 0 WHERE name = :name")
@@ -77,6 +84,8 @@ class WorkerState:
     begun: int = 0
     #: Statistics of its model pool.
     pool: dict[str, Any] = field(default_factory=dict)
+    #: What it found wrong with the chain of audit events.
+    audit_broken: str | None = None
 
 
 def announce(

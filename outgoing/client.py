@@ -115,6 +115,19 @@ class Outgoing:
         self._tls = tls or httpcore2.default_ssl_context()
         self._tls.set_alpn_protocols(["http/1.1"])
 
+    def read(self, url: str) -> str:
+        """Return the canonical form of a URL with which nothing is wrong to see.
+
+        No name is looked up: see ``check``.
+
+        Raises:
+            AddressRefused: It may not be called.
+        """
+        target = self._target(url)
+        if target.is_number and not self._rule.permits_all((target.host,)):
+            raise AddressRefused
+        return str(target)
+
     def check(self, url: str) -> str:
         """Return the canonical form of a URL that may be called as things are now.
 

@@ -16,6 +16,7 @@ import os
 import signal
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, NoReturn, TypeVar
 
 import errors
 from speech import child
+from speech.transcript import WHOLE, Part
 
 if TYPE_CHECKING:  # the maintenance role probes files, and its image has no numpy
     import numpy as np
@@ -45,6 +47,8 @@ _REFUSALS: Final[dict[str, tuple[type[errors.ServiceError], tuple[str, ...]]]] =
     "not_audio": (errors.NotAudio, ()),
     "no_audio_stream": (errors.NoAudioStream, ()),
     "no_audio_samples": (errors.NoAudioSamples, ()),
+    "no_such_track": (errors.NoSuchTrack, ()),
+    "empty_part": (errors.EmptyPart, ()),
     "audio_too_long": (errors.AudioTooLong, ("max_audio_seconds",)),
     "too_many_streams": (errors.TooManyStreams, ("max_streams",)),
     "too_many_channels": (errors.TooManyChannels, ("max_channels",)),
@@ -54,7 +58,7 @@ _REFUSALS: Final[dict[str, tuple[type[errors.ServiceError], tuple[str, ...]]]] =
     "disk_full": (errors.DiskFull, ()),
 }
 #: What it may have measured for that.
-_FIGURES: Final = ("audio_seconds", "streams", "channels", "sample_rate_hz")
+_FIGURES: Final = ("audio_seconds", "streams", "tracks", "channels", "sample_rate_hz")
 #: How a program ends that a file has confused.
 _FAULTS: Final = {
     *(signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL),
@@ -62,6 +66,8 @@ _FAULTS: Final = {
 }
 _FAR: Final = 1e15
 _MAX_NAME: Final = 64
+#: What the child says when it has read the header.
+_HEADER_READ: Final = b'{"header": true}'
 
 Source = Path | BinaryIO
 T = TypeVar("T")
@@ -78,6 +84,9 @@ class DecodeLimits:
     max_memory_bytes: int = 512 << 20
     #: Wall clock and CPU time of the child.
     timeout_seconds: float = 900.0
+    #: Wall clock until the header is read, which takes milliseconds: a tag of 400,000 fields would
+    #: cost all the time that there is, and nobody could tell how much audio that was for.
+    header_seconds: float = 60.0
     max_channels: int = 8
     max_streams: int = 32
     min_sample_rate_hz: int = 4_000
@@ -127,7 +136,7 @@ def probe(source: Source, limits: DecodeLimits) -> MediaInfo:
         CapacityError: the storage or this machine failed, not the file.
     """
     with _opened(source) as descriptor:
-        return _media(_ask(descriptor, None, limits, _nothing))
+        return _media(_ask(descriptor, None, limits, WHOLE, _nothing))
 
 
 def decode(
@@ -135,6 +144,7 @@ def decode(
     target: Path | IO[bytes],
     limits: DecodeLimits,
     *,
+    part: Part = WHOLE,
     cancelled: Callable[[], bool] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Decoded:
@@ -144,6 +154,7 @@ def decode(
         target: becomes raw float32, mono, 16 kHz, in [-1, 1), for ``load_samples``. A path is
             replaced if it exists, and gone if this raises; an open file has to be empty. No two
             calls at a time may share it.
+        part: what of it becomes samples; the first of them is that of its start.
         cancelled: asked about ten times a second; may raise what it likes instead.
         progress: told as often how many seconds are decoded.
 
@@ -160,10 +171,10 @@ def decode(
             if progress is not None:
                 progress(os.fstat(samples).st_size / _BYTES_PER_SECOND)
 
-        answer = _ask(descriptor, samples, limits, attend)
+        answer = _ask(descriptor, samples, limits, part, attend)
         attend()
         audio_seconds = os.fstat(samples).st_size / _BYTES_PER_SECOND
-        return _decoded(answer, audio_seconds, limits)
+        return _decoded(answer, audio_seconds, limits, part)
 
 
 def scratch_file(folder: Path) -> IO[bytes]:
@@ -248,17 +259,33 @@ def _nothing() -> None:
 
 
 def _ask(
-    source: int, target: int | None, limits: DecodeLimits, attend: Callable[[], None]
+    source: int,
+    target: int | None,
+    limits: DecodeLimits,
+    part: Part,
+    attend: Callable[[], None],
 ) -> dict[str, Any]:
     """Have a child read ``source``, and return the fields of its answer, which are not checked."""
-    request = {"source": source, "target": target, "limits": dataclasses.asdict(limits)}
+    request = {
+        "source": source,
+        "target": target,
+        "limits": dataclasses.asdict(limits),
+        "part": dataclasses.asdict(part),
+    }
     descriptors = [source] if target is None else [source, target]
+    began = time.monotonic()
+
+    def watch(said: bytes) -> None:
+        if _HEADER_READ not in said and time.monotonic() - began > limits.header_seconds:
+            raise errors.DecodeLimit(header_seconds=limits.header_seconds)
+        attend()
+
     ending = child.run(
         _DECODER,
         json.dumps(request),
         descriptors,
         timeout_seconds=limits.timeout_seconds,
-        attend=attend,
+        attend=watch,
     )
     _note_fences(ending.said.partition(b"\n")[0])
     return _judge(ending.status, ending.said, limits)
@@ -314,16 +341,19 @@ def _media(answer: dict[str, Any]) -> MediaInfo:
     )
 
 
-def _decoded(answer: dict[str, Any], audio_seconds: float, limits: DecodeLimits) -> Decoded:
+def _decoded(
+    answer: dict[str, Any], audio_seconds: float, limits: DecodeLimits, part: Part
+) -> Decoded:
     media = _media(answer)
     damaged_at_end = _field(answer, "damaged_at_end", int)
     truncated = damaged_at_end > limits.max_damaged_packets or _is_truncated(
-        audio_seconds, media, damaged_at_end=damaged_at_end > 0
+        part.start_seconds + audio_seconds, media, damaged_at_end=damaged_at_end > 0
     )
     return Decoded(
         audio_seconds=audio_seconds,
         declared_seconds=media.audio_seconds,
-        warnings=("truncated_input",) if truncated else (),
+        # what comes after the part is not looked at
+        warnings=("truncated_input",) if truncated and not _field(answer, "cut", bool) else (),
         damaged_packets=_field(answer, "damaged_packets", int),
         peak_memory_bytes=_optional(answer, "peak_memory_bytes", int),
     )

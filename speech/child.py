@@ -40,14 +40,15 @@ def run(
     descriptors: Sequence[int],
     *,
     timeout_seconds: float,
-    attend: Callable[[], None],
+    attend: Callable[[bytes], None],
 ) -> Ending:
     """Run a program to its end, with these open files and nothing else of ours.
 
     Args:
         program: Python, which may import ``speech``.
         argument: its ``sys.argv[2]``.
-        attend: called about ten times a second; what it raises ends the child.
+        attend: called about ten times a second with all that was said by then; what it raises ends
+            the child.
 
     Raises:
         CapacityError: no process could be started.
@@ -77,7 +78,7 @@ def run(
 
 
 def _listen(
-    child: subprocess.Popen[bytes], timeout_seconds: float, attend: Callable[[], None]
+    child: subprocess.Popen[bytes], timeout_seconds: float, attend: Callable[[bytes], None]
 ) -> bytes:
     """Collect what the child says until it is done, attending to our own affairs meanwhile."""
     deadline = time.monotonic() + timeout_seconds
@@ -86,7 +87,7 @@ def _listen(
     with child.stdout, selectors.DefaultSelector() as selector:
         selector.register(child.stdout, selectors.EVENT_READ)
         while time.monotonic() < deadline:
-            attend()
+            attend(said)
             if not selector.select(_POLL_SECONDS):
                 continue
             chunk = os.read(child.stdout.fileno(), _MAX_ANSWER_BYTES)

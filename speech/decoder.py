@@ -1,14 +1,16 @@
 """The decode child: a program of its own, and the only one that ever looks inside an upload.
 
 It reads media from one descriptor and writes samples to another. It takes nothing else from the
-service, no name, no environment, only the standard library, PyAV and ``sandbox``, which it enters
-before the first byte is read. So whatever a file makes it do, it can neither read another file nor
-reach a network or another process.
+service, no name, no environment, only the standard library, PyAV,
+``resampling`` and ``sandbox``, which it enters before the first byte is read. So whatever a file
+makes it do, it can neither read another file nor reach a network or another process.
 
-    main('{"source": 3, "target": 4, "limits": {...}}')      (target null: read the header)
+    main('{"source": 3, "target": 4, "limits": {...}, "part": {...}}')
+    (target null: read the header)
 
 Standard input is a lifeline: the child ends when it does. The first line of standard output is
-``{"fences": [...]}``, those of the sandbox; the last one is the answer, ``{"media": {...}}`` or
+``{"fences": [...]}``, those of the sandbox; the next one ``{"header": true}``, once it is read; the
+last one is the answer, ``{"media": {...}}`` or
 ``{"error": code, "data": {...}}`` with a code of ``errors.py``.
 """
 
@@ -22,7 +24,7 @@ import json
 import os
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -38,8 +40,7 @@ from av.packet import Packet
 from av.stream import Discard, Disposition
 
 from speech import sandbox
-
-SAMPLE_RATE_HZ = 16_000
+from speech.resampling import SAMPLE_RATE_HZ, converter
 
 #: The demuxers that may look at an upload. Those that follow names in a file (hls, concat, dash,
 #: sdp, image2 …) are absent, and so is whatever is seldom used and seldom looked after.
@@ -77,6 +78,16 @@ class Limits:
     min_sample_rate_hz: int
     max_sample_rate_hz: int
     max_damaged_packets: int
+    header_seconds: float  # our parent's to measure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """``speech.transcript.Part``, as it came over."""
+
+    track: int | None
+    start_seconds: float
+    end_seconds: float | None
 
 
 class Upload:
@@ -118,12 +129,12 @@ def main(asked: str) -> NoReturn:
     """Answer and end at once, without goodbyes: FFmpeg may be in any state."""
     try:
         request = json.loads(asked)
-        limits = Limits(**request["limits"])
+        limits, part = Limits(**request["limits"]), Part(**request["part"])
         upload = Upload(request["source"])
         samples = None if request["target"] is None else io.FileIO(request["target"], "wb")
         status = _own_status()
         _enter_sandbox(limits, writes=samples is not None)
-        media = _answer(upload, samples, limits)
+        media = _answer(upload, samples, limits, part)
         media["peak_memory_bytes"] = _peak_memory_bytes(status)
         reply = json.dumps({"media": media}).encode()
     except Refused as refused:
@@ -159,16 +170,19 @@ def _peak_memory_bytes(status: int | None) -> int | None:
     return int(found[1]) * 1024 if found else None
 
 
-def _answer(upload: Upload, samples: io.FileIO | None, limits: Limits) -> dict[str, Any]:
+def _answer(
+    upload: Upload, samples: io.FileIO | None, limits: Limits, part: Part
+) -> dict[str, Any]:
     try:
         with _open(upload) as container:
-            stream = _choose(container, limits)
+            stream = _choose(container, limits, part.track)
             media = _describe(container, stream, upload)
+            os.write(1, b'{"header": true}\n')
             if media["declared_seconds"] and not media["estimated"]:
                 _check_length(media["declared_seconds"], limits)
             _check_shape(media["sample_rate_hz"], media["channels"], limits)
             if samples is not None:
-                media |= _Decoding(limits, samples).run(container, stream)
+                media |= _Decoding(limits, samples, part).run(container, stream)
             return media
     finally:
         # FFmpeg takes a disk that fails for a file that ends; only we know better.
@@ -191,8 +205,11 @@ def _refuse(url: str, flags: int, options: dict[str, str]) -> NoReturn:
     raise PermissionError("an upload opens nothing")
 
 
-def _choose(container: InputContainer, limits: Limits) -> AudioStream:
-    """Return the best audio stream that we may decode; the others are told to stay silent."""
+def _choose(container: InputContainer, limits: Limits, track: int | None) -> AudioStream:
+    """Return the audio stream that is asked for, or the best that we may decode.
+
+    The others are told to stay silent.
+    """
     streams = container.streams
     if len(streams) > limits.max_streams:
         raise Refused("too_many_streams", streams=len(streams))
@@ -204,10 +221,20 @@ def _choose(container: InputContainer, limits: Limits) -> AudioStream:
         raise Refused("not_audio")
     best = streams.best("audio")
     chosen = best if best in readable and isinstance(best, AudioStream) else readable[0]
+    if track is not None:
+        chosen = _track(streams.audio, track)
+        if chosen not in readable:
+            raise Refused("not_audio")
     for stream in streams:
         if stream is not chosen:
             stream.discard = Discard.all
     return chosen
+
+
+def _track(tracks: Sequence[AudioStream], number: int) -> AudioStream:
+    if number > len(tracks):
+        raise Refused("no_such_track", tracks=len(tracks))
+    return tracks[number - 1]
 
 
 def _describe(container: InputContainer, stream: AudioStream, upload: Upload) -> dict[str, Any]:
@@ -254,8 +281,12 @@ def _check_shape(sample_rate_hz: int, channels: int, limits: Limits) -> None:
 class _Decoding:
     """One stream on its way into a file of samples: float32, mono, 16 kHz, in [-1, 1)."""
 
-    def __init__(self, limits: Limits, samples: io.FileIO) -> None:
+    def __init__(self, limits: Limits, samples: io.FileIO, part: Part) -> None:
         self._limits = limits
+        self._start = round(part.start_seconds * SAMPLE_RATE_HZ)
+        self._end = None if part.end_seconds is None else round(part.end_seconds * SAMPLE_RATE_HZ)
+        #: Samples that came out so far, those before the part with them.
+        self._position = 0
         # Never closed, because closing writes what is left, which after an error nobody wants.
         self._file = io.BufferedWriter(samples, 1 << 20)
         self._graph: Graph | None = None
@@ -269,14 +300,25 @@ class _Decoding:
         stream.codec_context.thread_count = 1
         for packet in self._packets(container, stream):
             self._decode(packet)
-            if self._damaged_in_a_row > self._limits.max_damaged_packets:
+            if self._cut or self._damaged_in_a_row > self._limits.max_damaged_packets:
                 break
         self._drain()
         with _disk_errors():
             self._file.flush()
+        if self._position and not self._written:
+            raise Refused("empty_part", audio_seconds=self._position / SAMPLE_RATE_HZ)
         if not self._written:  # of a few milliseconds, resampling leaves nothing
             raise Refused("not_audio" if self._damaged else "no_audio_samples")
-        return {"damaged_packets": self._damaged, "damaged_at_end": self._damaged_in_a_row}
+        return {
+            "damaged_packets": self._damaged,
+            "damaged_at_end": self._damaged_in_a_row,
+            "cut": self._cut,
+        }
+
+    @property
+    def _cut(self) -> bool:
+        """Whether the part is over, though the file may not be."""
+        return self._end is not None and self._position >= self._end
 
     def _packets(self, container: InputContainer, stream: AudioStream) -> Iterator[Packet[Any]]:
         """Yield packets, past damaged places, until the end or too much damage in a row."""
@@ -312,7 +354,7 @@ class _Decoding:
         shape = (frame.format.name, frame.layout.name, frame.sample_rate)
         if shape != self._shape:  # a broadcast may change it as it goes
             self._drain()
-            self._graph, self._shape = _converter(frame), shape
+            self._graph, self._shape = converter(frame), shape
         frame.pts = None  # times that a hostile file invents would overflow when rescaled
         self._push(frame)
 
@@ -328,9 +370,18 @@ class _Decoding:
             while True:
                 samples = self._graph.pull()
                 assert isinstance(samples, AudioFrame)  # noqa: S101 - told to the type checker
-                with _disk_errors():
-                    written = memoryview(samples.planes[0])[: samples.samples * 4]
-                    self._written += self._file.write(written)
+                self._write(samples)
+
+    def _write(self, samples: AudioFrame) -> None:
+        first = max(0, self._start - self._position)
+        last = samples.samples
+        if self._end is not None:
+            last = min(last, self._end - self._position)
+        self._position += samples.samples
+        if last > first:
+            with _disk_errors():
+                wanted = memoryview(samples.planes[0])[first * 4 : last * 4]
+                self._written += self._file.write(wanted)
 
 
 @contextlib.contextmanager
@@ -340,37 +391,3 @@ def _disk_errors() -> Iterator[None]:
     except OSError as error:
         full = error.errno in {errno.ENOSPC, errno.EDQUOT}
         raise Refused("disk_full" if full else "storage_unavailable") from error
-
-
-def _converter(frame: AudioFrame) -> Graph:
-    """Build what turns frames of this shape into samples.
-
-    It goes by way of s16, as openai-whisper does (``whisper/audio.py``), so that what is no finite
-    number in [-1, 1) in the file is one from here on.
-    """
-    try:
-        return _graph(frame)
-    except FFmpegError:  # libswresample knows no way from these loudspeakers to one: mix all alike
-        count = frame.layout.nb_channels
-        return _graph(frame, mix="+".join(f"{1 / count}*c{number}" for number in range(count)))
-
-
-def _graph(frame: AudioFrame, *, mix: str | None = None) -> Graph:
-    graph = Graph()
-    graph.threads = 1
-    shape = {"sample_rates": str(SAMPLE_RATE_HZ), "channel_layouts": "mono"}
-    nodes = [
-        graph.add(
-            "abuffer",
-            sample_rate=str(frame.sample_rate),
-            sample_fmt=frame.format.name,
-            channel_layout=frame.layout.name,
-            time_base=f"1/{frame.sample_rate}",
-        ),
-        *([graph.add("pan", f"mono|c0={mix}")] if mix else []),
-        graph.add("aformat", sample_fmts="s16", **shape),
-        graph.add("aformat", sample_fmts="flt", **shape),
-        graph.add("abuffersink"),
-    ]
-    graph.link_nodes(*nodes).configure()
-    return graph

@@ -1,4 +1,4 @@
-"""What an engine returns: frozen values. Every time is in seconds from the start of the audio."""
+"""What an engine is given and returns: frozen values. Times are in seconds from the start."""
 
 from __future__ import annotations
 
@@ -20,6 +20,20 @@ class Mode(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What of a media file is transcribed."""
+
+    #: Of its tracks of sound, from 1; None means the best.
+    track: int | None = None
+    start_seconds: float = 0.0
+    #: None means to the end.
+    end_seconds: float | None = None
+
+
+WHOLE: Final = Part()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Word:
     """One spoken word. ``text`` keeps the engine's leading space where the language has one."""
 
@@ -28,6 +42,14 @@ class Word:
     end_seconds: float
     #: 0 to 1.
     probability: float
+
+    def later(self, seconds: float) -> Word:
+        """The same, of audio that so much was cut from the start of."""
+        return dataclasses.replace(
+            self,
+            start_seconds=self.start_seconds + seconds,
+            end_seconds=self.end_seconds + seconds,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +72,15 @@ class Segment:
     #: Empty unless word times were asked for.
     words: tuple[Word, ...] = ()
 
+    def later(self, seconds: float) -> Segment:
+        """The same, of audio that so much was cut from the start of."""
+        return dataclasses.replace(
+            self,
+            start_seconds=self.start_seconds + seconds,
+            end_seconds=self.end_seconds + seconds,
+            words=tuple(word.later(seconds) for word in self.words),
+        )
+
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Segment:
         words = tuple(Word(**word) for word in value.get("words", ()))
@@ -61,7 +92,10 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumeState:
-    """All that an engine needs to go on after a finished window, in another process if need be."""
+    """All that an engine needs to go on after a finished window, in another process if need be.
+
+    Its times are of the samples that the engine was given, also where those are a part of a file.
+    """
 
     #: Where the next window starts, in mel frames of 10 ms.
     next_frame: int
@@ -95,6 +129,15 @@ class Window:
     segments: tuple[Segment, ...]
     #: Hand this to the engine to go on after this window.
     resume: ResumeState
+
+    def later(self, seconds: float) -> Window:
+        """The same, of audio that so much was cut from the start of."""
+        return dataclasses.replace(
+            self,
+            start_seconds=self.start_seconds + seconds,
+            end_seconds=self.end_seconds + seconds,
+            segments=tuple(segment.later(seconds) for segment in self.segments),
+        )
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Window:

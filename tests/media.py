@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import math
@@ -131,6 +132,36 @@ def many_streams(count: int) -> bytes:
         streams = [_add_audio(output, "pcm_s16le", 8_000, "mono") for _ in range(count)]
         for stream in streams:
             _write_tone(output, stream, 0.25)
+
+    return _muxed("matroska", fill)
+
+
+def tracks(*tones_hz: int) -> bytes:
+    """A Matroska file with a second of sound on each of its tracks."""
+
+    def fill(output: OutputContainer) -> None:
+        streams = [_add_audio(output, "pcm_s16le", 16_000, "mono") for _ in tones_hz]
+        for stream, tone_hz in zip(streams, tones_hz, strict=True):
+            _write_tone(output, stream, 1.0, tone_hz)
+
+    return _muxed("matroska", fill)
+
+
+def tracks_of(*paths: Path) -> bytes:
+    """A Matroska file in which each of some recordings is a track."""
+
+    def fill(output: OutputContainer) -> None:
+        with contextlib.ExitStack() as opened:
+            sources = [opened.enter_context(av.open(path)) for path in paths]
+            pairs = [
+                (source, output.add_stream_from_template(source.streams.audio[0]))
+                for source in sources
+            ]
+            for source, stream in pairs:
+                for packet in source.demux(audio=0):
+                    if packet.dts is not None:
+                        packet.stream = stream
+                        output.mux(packet)
 
     return _muxed("matroska", fill)
 

@@ -39,6 +39,7 @@ ROWS = (
         "request_counts",
         "solo",
     },
+    {"webhooks"},
     {
         "api",
         "attempts",
@@ -51,7 +52,17 @@ ROWS = (
         "tasks",
         "workbench",
     },
-    {"app", "cli", "commands", "migrations", "serve", "welcome", "worker"},  # entry points
+    {
+        "app",
+        "cli",
+        "commands",
+        "courier",
+        "migrations",
+        "presence",
+        "serve",
+        "welcome",
+        "worker",
+    },  # entry points
     {"rig", "training"},  # what tools and tests share; what makes the demo model, and judges it
     {"bench", "compose", "locks", "soak"},  # tools beside the service
 )
@@ -59,6 +70,8 @@ ROWS = (
 UNITS = {
     "attempts": "tasks",
     "auditor": "maintenance",
+    "courier": "worker",
+    "presence": "worker",
     "commands": "cli",
     "config_values": "config",
     "first_keys": "auth",
@@ -112,6 +125,7 @@ NEVER: Mapping[str, set[str]] = {
     "attempts": {"api", "app", "celery", "kombu", *ENGINES, *HTTP},
     "tasks": {"api", "app", *ENGINES, *HTTP},
     "telemetry": {"config", *BROKER, *DATABASE, *ENGINES, *HTTP},
+    "webhooks": {"celery_app", "speech", *BROKER, *ENGINES, *HTTP},
     "workbench": {"api", "app", "celery", "kombu", *ENGINES, *HTTP},
     "worker": {"api", "app", *ENGINES, *HTTP},
 }

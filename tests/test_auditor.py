@@ -8,7 +8,9 @@ from sqlalchemy import text
 from sqlalchemy.orm import sessionmaker
 
 from audit import chain
+from audit.chain import Fault
 from audit.events import CLI, record
+from audit.watch import AGAIN_SECONDS
 from auditor import NOTE_SECONDS, PRUNE_SECONDS, Auditor
 from models import AuditAction
 from tests.fakes import FakeClock
@@ -61,6 +63,19 @@ def heads(caplog):
         return [line.head for line in caplog.records if line.message == "audit events sealed"]
 
     return noted
+
+
+@pytest.fixture
+def tamper(sessions):
+    """Run a statement past the trigger, as a superuser can."""
+
+    def run(statement):
+        with sessions.begin() as session:
+            session.execute(text("ALTER TABLE audit_events DISABLE TRIGGER USER"))
+            session.execute(text(statement))
+            session.execute(text("ALTER TABLE audit_events ENABLE TRIGGER USER"))
+
+    return run
 
 
 def verdict(sessions):
@@ -123,3 +138,91 @@ def test_two_at_once_are_safe(sessions, add):
             auditor.run()
 
     assert (verdict(sessions).events, verdict(sessions).broken) == (6, None)
+
+
+# Watching the chain
+
+
+@pytest.fixture
+def look_again(auditor, clock):
+    """Let a round go through all of it again."""
+
+    def run():
+        clock.advance(AGAIN_SECONDS)
+        auditor.run()
+
+    return run
+
+
+def test_a_whole_chain_is_not_broken(auditor, add, look_again):
+    add(5)
+    auditor.run()
+    look_again()
+
+    assert auditor.broken is None
+
+
+def test_a_pruned_chain_is_not_broken(auditor, add, old, look_again, sessions):
+    old()
+    auditor.run()
+    add(2)
+    look_again()
+
+    assert (auditor.broken, verdict(sessions).start.position) == (None, 1)
+
+
+@pytest.mark.security("audit", "an event that a superuser changed, seen by maintenance")
+def test_an_event_that_was_changed_is_found(auditor, add, tamper, look_again):
+    add(5)
+    auditor.run()
+    tamper("UPDATE audit_events SET actor = 'nobody' WHERE position = 3")
+    look_again()
+
+    assert (auditor.broken.fault, auditor.broken.position) == (Fault.CHANGED, 3)
+
+
+def test_what_was_found_stays_and_is_told_once(auditor, add, tamper, look_again, caplog):
+    add(5)
+    auditor.run()
+    tamper("UPDATE audit_events SET count = 7 WHERE position = 3")
+    look_again()
+    tamper("UPDATE audit_events SET count = 1 WHERE position = 3")
+    for _ in range(2):
+        look_again()
+
+    assert auditor.broken is not None
+    assert caplog.messages == ["audit chain is broken"]
+    assert (caplog.records[0].fault, caplog.records[0].position) == ("changed", 3)
+
+
+def test_the_next_process_finds_the_same(auditor, add, tamper, sessions):
+    add(5)
+    auditor.run()
+    tamper("DELETE FROM audit_events WHERE position = 2")
+    later = Auditor(sessions, keep=None)
+    later.run()
+
+    assert str(later.broken) == "missing at 2"
+
+
+def test_a_broken_chain_is_sealed_all_the_same(auditor, add, tamper, look_again, sessions):
+    add(5)
+    auditor.run()
+    tamper("UPDATE audit_events SET count = 7 WHERE position = 3")
+    look_again()
+    add()
+    auditor.run()
+
+    assert verdict(sessions).waiting == 0
+
+
+def test_a_chain_that_was_begun_anew_is_whole(auditor, add, tamper, sessions):
+    add(5)
+    auditor.run()
+    tamper("UPDATE audit_events SET count = 7 WHERE position = 3")
+    tamper("TRUNCATE audit_events")
+    add(2)
+    later = Auditor(sessions, keep=None)
+    later.run()
+
+    assert (later.broken, verdict(sessions).events) == (None, 2)

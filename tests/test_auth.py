@@ -40,7 +40,11 @@ def now(session: Session) -> datetime:
 
 def principal(*scopes: Scope) -> Principal:
     return Principal(
-        owner_id=uuid.uuid4(), key_id=uuid.uuid4(), key_prefix="stt", scopes=frozenset(scopes)
+        owner_id=uuid.uuid4(),
+        key_id=uuid.uuid4(),
+        key_prefix="stt",
+        key_sha256=b"\1" * 32,
+        scopes=frozenset(scopes),
     )
 
 

@@ -668,6 +668,7 @@ def test_no_number_is_without_bounds(name: str, value: str, read: Read) -> None:
 
 #: The least that each takes, and what is just below.
 LEAST = {
+    "webhook_retry_seconds": (0.001, 0),
     "port": (1, 0),
     "web_concurrency": (1, 0),
     "max_upload_size_mb": (1, 0),
@@ -685,6 +686,8 @@ LEAST = {
     "key_audio_seconds_per_hour": (0, -1),
     "key_jobs_at_once": (0, -1),
     "key_stored_mb": (0, -1),
+    "key_requests_at_once": (0, -1),
+    "key_waits_at_once": (0, -1),
     "max_queued_audio_hours": (0, -1),
     "max_auth_failures": (0, -1),
     "max_audio_hours": (0.001, 0),
@@ -806,6 +809,7 @@ def test_what_is_called_a_password_key_or_url_with_one_is_a_secret() -> None:
         "api_keys",
         "db_password",
         "flower_password",
+        "webhook_signing_key",
     }
 
 

@@ -2,7 +2,36 @@
 
 import pytest
 
-from config_values import duration
+from config_values import duration, root_path
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [("/stt", "/stt"), (" /a/b-c.d_1~/ ", "/a/b-c.d_1~"), ("/", ""), ("", "")],
+)
+def test_a_root_path_has_no_slash_at_its_end(text: str, path: str) -> None:
+    assert root_path(text) == path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "stt",
+        "//stt",
+        "/a//b",
+        "/..",
+        "/a/../b",
+        "/.",
+        "/a b",
+        "/ä",
+        "/a?b",
+        "/a%2fb",
+        "/" + "a" * 200,
+    ],
+)
+def test_what_is_no_root_path_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="such as /stt"):
+        root_path(text)
 
 
 @pytest.mark.parametrize(

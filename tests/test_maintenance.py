@@ -40,6 +40,7 @@ from maintenance import (
     Loop,
     Prober,
     Send,
+    make_auditor,
     make_loops,
 )
 from models import TranscriptionJob, Worker
@@ -765,10 +766,12 @@ def test_a_loop_that_never_started_can_be_closed() -> None:
     Loop("test", Rounds(None), pause_seconds=1).close()
 
 
-def test_maintenance_is_made_of_five_loops(
+def test_maintenance_is_made_of_six_loops(
     sessions: Sessions, store: UploadStore, app: Celery, client: redis.Redis
 ) -> None:
-    loops = make_loops(settings_of(), sessions, store, client, functools.partial(send, app))
+    settings = settings_of()
+    auditor = make_auditor(settings, sessions)
+    loops = make_loops(settings, sessions, store, client, functools.partial(send, app), auditor)
 
-    names = ["dispatcher", "reaper", "prober", "janitor", "auditor"]
+    names = ["dispatcher", "reaper", "prober", "batches", "janitor", "auditor"]
     assert [loop.name for loop in loops] == names

@@ -98,10 +98,63 @@ BEGIN
 END
 $$
 """
+#: Whoever wants to be told of a job's end is, from the transaction that ends it.
+JOB_ENDED = """
+CREATE FUNCTION job_ended() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO webhook_deliveries (webhook_id, url, event, job_id, data)
+    SELECT id, CASE WHEN url IS NULL THEN NEW.callback_url END, 'job.' || NEW.status, NEW.id,
+           jsonb_build_object(
+               'job_id', NEW.id,
+               'status', NEW.status,
+               'failure_reason', NEW.failure_reason,
+               'error_code', CASE WHEN NEW.status = 'failed' THEN NEW.error_code END,
+               'audio_seconds', NEW.audio_seconds,
+               'created_at', NEW.created_at,
+               'completed_at', NEW.completed_at)
+      FROM webhooks
+     WHERE owner_id = NEW.owner_id
+       AND disabled_at IS NULL
+       AND 'job.' || NEW.status = ANY(events)
+       AND (url IS NOT NULL OR NEW.callback_url IS NOT NULL);
+    RETURN NULL;
+END
+$$
+"""
+#: The same of a batch: see ``jobs.batches.end``.
+BATCH_ENDED = """
+CREATE FUNCTION batch_ended() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO webhook_deliveries (webhook_id, url, event, data)
+    SELECT id, CASE WHEN url IS NULL THEN NEW.callback_url END, 'batch.ended',
+           jsonb_build_object(
+               'batch_id', NEW.id,
+               'jobs', (SELECT jsonb_build_object(
+                                   'completed', count(*) FILTER (WHERE status = 'completed'),
+                                   'failed', count(*) FILTER (WHERE status = 'failed'),
+                                   'cancelled', count(*) FILTER (WHERE status = 'cancelled'))
+                          FROM transcription_jobs
+                         WHERE batch_id = NEW.id),
+               'created_at', NEW.created_at,
+               'ended_at', NEW.ended_at)
+      FROM webhooks
+     WHERE owner_id = NEW.owner_id
+       AND disabled_at IS NULL
+       AND 'batch.ended' = ANY(events)
+       AND (url IS NOT NULL OR NEW.callback_url IS NOT NULL);
+    RETURN NULL;
+END
+$$
+"""
 JOB_TRIGGERS = (
+    "CREATE TRIGGER batch_ended AFTER UPDATE OF ended_at ON batches FOR EACH ROW"
+    " WHEN (OLD.ended_at IS NULL AND NEW.ended_at IS NOT NULL) EXECUTE FUNCTION batch_ended()",
     "CREATE TRIGGER job_changed AFTER UPDATE OF status, cancel_requested_at ON transcription_jobs"
     " FOR EACH ROW WHEN ((OLD.status, OLD.cancel_requested_at)"
     " IS DISTINCT FROM (NEW.status, NEW.cancel_requested_at)) EXECUTE FUNCTION job_changed()",
+    "CREATE TRIGGER job_ended AFTER UPDATE OF status ON transcription_jobs FOR EACH ROW"
+    " WHEN (OLD.status IS DISTINCT FROM NEW.status"
+    " AND NEW.status IN ('completed', 'failed', 'cancelled')) EXECUTE FUNCTION job_ended()",
     "CREATE TRIGGER job_deleted AFTER DELETE ON transcription_jobs FOR EACH ROW"
     " WHEN (OLD.completed_at IS NULL) EXECUTE FUNCTION job_changed()",
     "CREATE TRIGGER window_kept AFTER INSERT ON transcription_windows"
@@ -129,7 +182,7 @@ def upgrade() -> None:
     sa.Column('detail', postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
     sa.Column('position', sa.BigInteger(), nullable=True),
     sa.Column('sha256', sa.LargeBinary(), nullable=True),
-    sa.CheckConstraint("action IN ('key_used', 'job_submitted', 'jobs_listed', 'job_read', 'transcript_read', 'audio_read', 'job_changed', 'job_cancelled', 'job_deleted', 'upload_deleted', 'denied', 'key_created', 'key_changed', 'key_rotated', 'key_revoked', 'key_removed', 'queue_paused', 'queue_resumed', 'error_read', 'error_retried', 'error_resolved', 'error_quarantined', 'error_released', 'jobs_imported', 'backup_taken', 'backup_restored', 'audit_pruned')", name=op.f('ck_audit_events_action')),
+    sa.CheckConstraint("action IN ('key_used', 'job_submitted', 'jobs_listed', 'job_read', 'transcript_read', 'audio_read', 'job_changed', 'job_cancelled', 'job_deleted', 'upload_deleted', 'denied', 'key_created', 'key_changed', 'key_rotated', 'key_revoked', 'key_removed', 'queue_paused', 'queue_resumed', 'error_read', 'error_retried', 'error_resolved', 'error_quarantined', 'error_released', 'jobs_imported', 'backup_taken', 'backup_restored', 'webhook_created', 'webhook_changed', 'webhook_rotated', 'webhook_deleted', 'webhook_disabled', 'webhook_sent', 'batch_created', 'batch_closed', 'batch_cancelled', 'batch_deleted', 'audit_pruned')", name=op.f('ck_audit_events_action')),
     sa.CheckConstraint('(position IS NULL) = (sha256 IS NULL)', name=op.f('ck_audit_events_seal_is_whole')),
     sa.CheckConstraint('count > 0', name=op.f('ck_audit_events_count_positive')),
     sa.CheckConstraint("action <> 'audit_pruned' OR COALESCE(detail ->> 'position' ~ '^[1-9][0-9]{0,17}$' AND detail ->> 'sha256' ~ '^[0-9a-f]{64}$', false)", name=op.f('ck_audit_events_pruned_says_where')),
@@ -171,6 +224,8 @@ def upgrade() -> None:
     sa.Column('clock_ahead_seconds', sa.DOUBLE_PRECISION(), server_default=sa.text('0'), nullable=False),
     sa.Column('left_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
     sa.Column('pool', postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
+    sa.Column('audit_broken', sa.Text(), nullable=True),
+    sa.Column('audit_broken_since', postgresql.TIMESTAMP(timezone=True), nullable=True),
     sa.PrimaryKeyConstraint('name', name=op.f('pk_workers'))
     )
     op.create_table('api_keys',
@@ -206,6 +261,48 @@ def upgrade() -> None:
     sa.UniqueConstraint('previous_sha256', name=op.f('uq_api_keys_previous_sha256'))
     )
     op.create_index(op.f('ix_api_keys_owner_id'), 'api_keys', ['owner_id'], unique=False)
+    op.create_table('webhooks',
+    sa.Column('id', sa.UUID(), nullable=False),
+    sa.Column('owner_id', sa.UUID(), nullable=False),
+    sa.Column('url', sa.Text(), nullable=True),
+    sa.Column('events', postgresql.ARRAY(sa.Text()), nullable=False),
+    sa.Column('description', sa.Text(), nullable=True),
+    sa.Column('created_at', postgresql.TIMESTAMP(timezone=True), server_default=sa.text('now()'), nullable=False),
+    sa.Column('generation', sa.Integer(), server_default=sa.text('1'), nullable=False),
+    sa.Column('previous_until', postgresql.TIMESTAMP(timezone=True), nullable=True),
+    sa.Column('disabled_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
+    sa.Column('disabled_reason', sa.Text(), nullable=True),
+    sa.Column('delivered_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
+    sa.CheckConstraint('(disabled_at IS NULL) = (disabled_reason IS NULL)', name=op.f('ck_webhooks_disabled_is_whole')),
+    sa.CheckConstraint("disabled_reason IN ('client', 'gone', 'failing')", name=op.f('ck_webhooks_disabled_reason')),
+    sa.ForeignKeyConstraint(['owner_id'], ['owners.id'], name=op.f('fk_webhooks_owner_id_owners')),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_webhooks'))
+    )
+    op.create_index('ix_webhooks_owner_age', 'webhooks', ['owner_id', sa.literal_column('created_at DESC'), sa.literal_column('id DESC')], unique=False)
+    op.create_index('uq_webhooks_callbacks', 'webhooks', ['owner_id'], unique=True, postgresql_where=sa.text('url IS NULL'))
+    op.create_table('webhook_deliveries',
+    sa.Column('id', sa.UUID(), server_default=sa.text('gen_random_uuid()'), nullable=False),
+    sa.Column('webhook_id', sa.UUID(), nullable=False),
+    sa.Column('url', sa.Text(), nullable=True),
+    sa.Column('event', sa.Text(), nullable=False),
+    sa.Column('job_id', sa.UUID(), nullable=True),
+    sa.Column('data', postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
+    sa.Column('created_at', postgresql.TIMESTAMP(timezone=True), server_default=sa.text('now()'), nullable=False),
+    sa.Column('status', sa.Text(), server_default=sa.text("'pending'"), nullable=False),
+    sa.Column('not_before', postgresql.TIMESTAMP(timezone=True), server_default=sa.text('now()'), nullable=False),
+    sa.Column('attempt', sa.Integer(), server_default=sa.text('0'), nullable=False),
+    sa.Column('round', sa.Integer(), server_default=sa.text('0'), nullable=False),
+    sa.Column('tries', postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'[]'"), nullable=False),
+    sa.Column('ended_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
+    sa.CheckConstraint("status IN ('pending', 'delivered', 'failed', 'dropped')", name=op.f('ck_webhook_deliveries_status')),
+    sa.CheckConstraint("(status = 'pending') = (ended_at IS NULL)", name=op.f('ck_webhook_deliveries_ended_at_when_final')),
+    sa.ForeignKeyConstraint(['webhook_id'], ['webhooks.id'], name=op.f('fk_webhook_deliveries_webhook_id_webhooks'), ondelete='CASCADE'),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_webhook_deliveries'))
+    )
+    op.create_index('ix_webhook_deliveries_age', 'webhook_deliveries', ['webhook_id', sa.literal_column('created_at DESC'), sa.literal_column('id DESC')], unique=False)
+    op.create_index('ix_webhook_deliveries_due', 'webhook_deliveries', ['webhook_id', 'not_before'], unique=False, postgresql_where=sa.text("status = 'pending'"))
+    op.create_index('ix_webhook_deliveries_ended_at', 'webhook_deliveries', ['ended_at'], unique=False)
+    op.create_index(op.f('ix_webhook_deliveries_job_id'), 'webhook_deliveries', ['job_id'], unique=False)
     op.create_table('idempotency_keys',
     sa.Column('owner_id', sa.UUID(), nullable=False),
     sa.Column('key_sha256', sa.LargeBinary(), nullable=False),
@@ -246,10 +343,29 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('id', name=op.f('pk_deleted_jobs'))
     )
     op.create_index('ix_deleted_jobs_key_age', 'deleted_jobs', ['api_key_id', 'submitted_at'], unique=False)
+    op.create_table('batches',
+    sa.Column('id', sa.UUID(), nullable=False),
+    sa.Column('owner_id', sa.UUID(), nullable=False),
+    sa.Column('api_key_id', sa.UUID(), nullable=True),
+    sa.Column('name', sa.Text(), nullable=True),
+    sa.Column('profile', postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
+    sa.Column('callback_url', sa.Text(), nullable=True),
+    sa.Column('created_at', postgresql.TIMESTAMP(timezone=True), server_default=sa.text('now()'), nullable=False),
+    sa.Column('closed_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
+    sa.Column('ended_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
+    sa.CheckConstraint('ended_at IS NULL OR closed_at IS NOT NULL', name=op.f('ck_batches_closed_before_ended')),
+    sa.ForeignKeyConstraint(['api_key_id'], ['api_keys.id'], name=op.f('fk_batches_api_key_id_api_keys'), ondelete='SET NULL'),
+    sa.ForeignKeyConstraint(['owner_id'], ['owners.id'], name=op.f('fk_batches_owner_id_owners')),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_batches'))
+    )
+    op.create_index('ix_batches_owner_age', 'batches', ['owner_id', sa.literal_column('created_at DESC'), sa.literal_column('id DESC')], unique=False)
+    op.create_index('ix_batches_age', 'batches', [sa.literal_column('created_at DESC'), sa.literal_column('id DESC')], unique=False)
+    op.create_index('ix_batches_unended', 'batches', ['closed_at'], unique=False, postgresql_where=sa.text('closed_at IS NOT NULL AND ended_at IS NULL'))
     op.create_table('transcription_jobs',
     sa.Column('id', sa.UUID(), nullable=False),
     sa.Column('owner_id', sa.UUID(), nullable=False),
     sa.Column('api_key_id', sa.UUID(), nullable=True),
+    sa.Column('batch_id', sa.UUID(), nullable=True),
     sa.Column('status', sa.Text(), server_default='pending', nullable=False),
     sa.Column('priority', sa.Text(), server_default='normal', nullable=False),
     sa.Column('created_at', postgresql.TIMESTAMP(timezone=True), server_default=sa.text('now()'), nullable=False),
@@ -261,8 +377,12 @@ def upgrade() -> None:
     sa.Column('translate', sa.Boolean(), server_default=sa.text('false'), nullable=False),
     sa.Column('initial_prompt', sa.Text(), nullable=True),
     sa.Column('word_timestamps', sa.Boolean(), server_default=sa.text('false'), nullable=False),
+    sa.Column('track', sa.SmallInteger(), nullable=True),
+    sa.Column('start_seconds', sa.DOUBLE_PRECISION(), server_default=sa.text('0'), nullable=False),
+    sa.Column('end_seconds', sa.DOUBLE_PRECISION(), nullable=True),
     sa.Column('wishes_version', sa.SmallInteger(), server_default=sa.text('1'), nullable=False),
     sa.Column('client_metadata', postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
+    sa.Column('callback_url', sa.Text(), nullable=True),
     sa.Column('client_filename', sa.Text(), nullable=False),
     sa.Column('upload_bytes', sa.BigInteger(), nullable=False),
     sa.Column('upload_sha256', sa.LargeBinary(), nullable=False),
@@ -315,11 +435,15 @@ def upgrade() -> None:
     sa.CheckConstraint("status IN ('pending', 'processing', 'completed', 'failed', 'cancelled')", name=op.f('ck_transcription_jobs_status')),
     sa.CheckConstraint('attempt BETWEEN 0 AND max_attempts', name=op.f('ck_transcription_jobs_attempt_in_bounds')),
     sa.CheckConstraint('progress BETWEEN 0 AND 1', name=op.f('ck_transcription_jobs_progress_in_bounds')),
+    sa.CheckConstraint('start_seconds >= 0 AND end_seconds > start_seconds AND track >= 1', name=op.f('ck_transcription_jobs_part')),
     sa.ForeignKeyConstraint(['api_key_id'], ['api_keys.id'], name=op.f('fk_transcription_jobs_api_key_id_api_keys'), ondelete='SET NULL'),
+    sa.ForeignKeyConstraint(['batch_id'], ['batches.id'], name=op.f('fk_transcription_jobs_batch_id_batches'), ondelete='SET NULL'),
     sa.ForeignKeyConstraint(['owner_id'], ['owners.id'], name=op.f('fk_transcription_jobs_owner_id_owners')),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_transcription_jobs')),
     postgresql_with={'fillfactor': '80'}
     )
+    op.create_index('ix_transcription_jobs_batch_age', 'transcription_jobs', ['batch_id', sa.literal_column('created_at DESC'), sa.literal_column('id DESC')], unique=False, postgresql_where=sa.text('batch_id IS NOT NULL'))
+    op.create_index('ix_transcription_jobs_batch_open', 'transcription_jobs', ['batch_id'], unique=False, postgresql_where=sa.text("batch_id IS NOT NULL AND status IN ('pending', 'processing')"))
     op.create_index('ix_transcription_jobs_key_age', 'transcription_jobs', ['api_key_id', 'created_at'], unique=False)
     op.create_index('ix_transcription_jobs_stored', 'transcription_jobs', ['id'], unique=False, postgresql_where=sa.text('upload_deleted_at IS NULL'))
     op.create_index('ix_transcription_jobs_key_stored', 'transcription_jobs', ['api_key_id'], unique=False, postgresql_include=['upload_bytes'], postgresql_where=sa.text('upload_deleted_at IS NULL'))
@@ -387,6 +511,8 @@ def upgrade() -> None:
     # ### end Alembic commands ###
     op.execute(AUDIT_GUARD)
     op.execute(JOB_CHANGED)
+    op.execute(JOB_ENDED)
+    op.execute(BATCH_ENDED)
     for statement in (*AUDIT_TRIGGERS, *AUDIT_FUNCTIONS, *JOB_TRIGGERS):
         op.execute(statement)
 
@@ -415,12 +541,20 @@ def downgrade() -> None:
     op.drop_index('ix_transcription_jobs_stored', table_name='transcription_jobs', postgresql_where=sa.text('upload_deleted_at IS NULL'))
     op.drop_index('ix_transcription_jobs_key_stored', table_name='transcription_jobs', postgresql_where=sa.text('upload_deleted_at IS NULL'))
     op.drop_index('ix_transcription_jobs_key_lane', table_name='transcription_jobs', postgresql_where=sa.text("status = 'pending'"))
+    op.drop_index('ix_transcription_jobs_batch_open', table_name='transcription_jobs', postgresql_where=sa.text("batch_id IS NOT NULL AND status IN ('pending', 'processing')"))
+    op.drop_index('ix_transcription_jobs_batch_age', table_name='transcription_jobs', postgresql_where=sa.text('batch_id IS NOT NULL'))
     op.drop_index('ix_transcription_jobs_key_age', table_name='transcription_jobs')
     op.drop_index('ix_transcription_jobs_lane', table_name='transcription_jobs', postgresql_where=sa.text("status = 'pending'"))
     op.drop_table('transcription_jobs')
+    op.drop_index('ix_batches_unended', table_name='batches', postgresql_where=sa.text('closed_at IS NOT NULL AND ended_at IS NULL'))
+    op.drop_index('ix_batches_age', table_name='batches')
+    op.drop_index('ix_batches_owner_age', table_name='batches')
+    op.drop_table('batches')
     op.drop_index(op.f('ix_idempotency_keys_job_id'), table_name='idempotency_keys')
     op.drop_index(op.f('ix_idempotency_keys_created_at'), table_name='idempotency_keys')
     op.drop_table('idempotency_keys')
+    op.drop_table('webhook_deliveries')
+    op.drop_table('webhooks')
     op.drop_index('ix_deleted_jobs_key_age', table_name='deleted_jobs')
     op.drop_table('deleted_jobs')
     op.drop_table('request_counts')
@@ -437,3 +571,5 @@ def downgrade() -> None:
     # ### end Alembic commands ###
     op.execute("DROP FUNCTION audit_events_guard()")
     op.execute("DROP FUNCTION job_changed()")
+    op.execute("DROP FUNCTION job_ended()")
+    op.execute("DROP FUNCTION batch_ended()")

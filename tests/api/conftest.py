@@ -21,11 +21,16 @@ import keys
 from app import create_app
 from app import serving as options_of
 from config import Settings
-from jobs import lifecycle
+from jobs import batches, lifecycle
+from jobs.batches import NewBatch
 from jobs.lifecycle import Backoff, Failure, NewJob, Outcome
 from keys import Grant
 from models import Scope, TranscriptionJob
 from speech.transcript import ResumeState, Segment, Transcript, Window
+from tests.api import spills
+from tests.api.spills import Watcher
+from webhooks import deliveries, endpoints
+from webhooks.endpoints import NewWebhook
 
 #: A key from the setting, as the first version's users have them.
 ADMIN_KEY = "an-operators-own-words"
@@ -58,6 +63,14 @@ FAILURE = Failure(code="engine_error", message="It broke.", traceback="Traceback
 NO_PAUSE = Backoff(base_seconds=0.0, cap_seconds=0.0)
 
 MakeKey = Callable[..., dict[str, str]]
+
+
+@pytest.fixture(autouse=True)
+def log_watcher() -> Iterator[Watcher]:
+    """Fails the test whose log holds a key, a file name or a word of a transcript."""
+    with spills.watched() as watcher:
+        yield watcher
+    spills.judge(watcher)
 
 
 @pytest.fixture
@@ -218,6 +231,41 @@ class Jobs:
 @pytest.fixture
 def jobs(sessions: sessionmaker[Session], settings: Settings) -> Jobs:
     return Jobs(sessions, settings)
+
+
+@dataclass(frozen=True)
+class OneWebhook:
+    """Somebody's webhook, and one delivery of it."""
+
+    webhook_id: uuid.UUID
+    delivery_id: uuid.UUID
+
+
+@pytest.fixture
+def make_webhook(sessions: sessionmaker[Session]) -> Callable[..., OneWebhook]:
+    def make(owner: str = "alice") -> OneWebhook:
+        with sessions.begin() as session:
+            wanted = NewWebhook(url="https://receiver.test/")
+            webhook = endpoints.create(session, auth.owner_id(session, owner), wanted)
+            delivery = deliveries.test(session, webhook)
+            return OneWebhook(webhook.id, delivery.id)
+
+    return make
+
+
+@pytest.fixture
+def make_batch(sessions: sessionmaker[Session]) -> Callable[..., uuid.UUID]:
+    """Make a batch of an owner, that takes files, with some of their jobs."""
+
+    def make(owner: str, *job_ids: uuid.UUID) -> uuid.UUID:
+        with sessions.begin() as session:
+            owner_id = auth.owner_id(session, owner)
+            batch = batches.create(session, NewBatch(owner_id=owner_id, api_key_id=None))
+            for job_id in job_ids:
+                session.get_one(TranscriptionJob, job_id).batch_id = batch.id
+            return batch.id
+
+    return make
 
 
 def stored(settings: Settings) -> list[Path]:

@@ -106,7 +106,11 @@ def of_fields() -> Iterator[str]:
 
 
 def test_every_fault_of_a_field_is_told() -> None:
-    assert set(table("code of a field")) == {*of_fields(), errors.UnknownModel.code}
+    assert set(table("code of a field")) == {
+        *of_fields(),
+        errors.AddressRefused.code,
+        errors.UnknownModel.code,
+    }
 
 
 @pytest.mark.parametrize(

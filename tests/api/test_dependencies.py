@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 from api.dependencies import sent_key
 from app import create_app
 from errors import NotAuthenticated
-from tests.api.conftest import ADMIN_KEY
+from tests.api.conftest import ADMIN_KEY, connected, read_all
 
 
 def headers(*pairs: tuple[str, str]) -> Headers:
@@ -53,6 +53,14 @@ def test_bearer_works_as_well(client, alice):
     bearer = {"Authorization": f"Bearer {alice['X-API-Key']}"}
 
     assert client.get("/jobs", headers=bearer).status_code == 200
+
+
+def test_blanks_around_a_key_are_no_part_of_it(port, alice):
+    head = b"GET /usage HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+    with connected(port) as connection:
+        connection.sendall(head + b"X-API-Key:  %s \t\r\n\r\n" % alice["X-API-Key"].encode())
+
+        assert read_all(connection).startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.security("authentication", "a key in the address")

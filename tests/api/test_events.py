@@ -7,15 +7,16 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import httpx2
 import pytest
-from sqlalchemy import func, update
+from sqlalchemy import ColumnElement, func, select, update
 
 from jobs import lifecycle
 from jobs.lifecycle import Redrive
-from models import ApiKey
+from models import ApiKey, Scope
 from tests.api.conftest import SEGMENT, WINDOW, Jobs, poll, serving
 from tests.recordings import PROJECT_DIR
 
@@ -65,6 +66,10 @@ def failed(jobs: Jobs) -> uuid.UUID:
     keep(jobs, lease, 0, 1)
     jobs.fail(lease)
     return job_id
+
+
+def is_of(key: Headers) -> ColumnElement[bool]:
+    return ApiKey.prefix == key["X-API-Key"][:17]
 
 
 class Ear:
@@ -225,6 +230,43 @@ def test_a_key_that_is_revoked_hears_no_more(ear, jobs):
     assert "segments" not in ear.names()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"revoked_at": func.now()},
+        {"expires_at": func.now()},
+        {"scopes": [Scope.JOBS_WRITE]},
+        {"key_sha256": b"\2" * 32},
+    ],
+    ids=["revoked", "expired", "demoted", "rotated"],
+)
+def test_a_key_that_is_good_no_more_ends_it_though_nothing_happens(ear, alice, jobs, change):
+    ended = ear.follow(jobs.submit())
+    poll(lambda: ear.heard)
+    with jobs.sessions.begin() as session:
+        session.execute(update(ApiKey).where(is_of(alice)).values(change))
+
+    assert ended.wait(60)
+
+
+def test_a_key_that_was_rotated_is_told_on_for_as_long_as_it_works(ear, alice, jobs):
+    job_id = jobs.submit()
+    ended = ear.follow(job_id)
+    poll(lambda: ear.heard)
+    rotated = {
+        "key_sha256": b"\2" * 32,
+        "previous_prefix": ApiKey.prefix,
+        "previous_sha256": ApiKey.key_sha256,
+        "previous_expires_at": func.now() + timedelta(hours=1),
+    }
+    with jobs.sessions.begin() as session:
+        session.execute(update(ApiKey).where(is_of(alice)).values(rotated))
+    jobs.fail(jobs.claim(job_id))
+    assert ended.wait(60)
+
+    assert ear.names()[-1] == "failed"
+
+
 def test_a_server_that_stops_says_so(settings, alice, jobs):
     job_id = jobs.submit()
     with contextlib.ExitStack() as stack:
@@ -252,6 +294,12 @@ def test_whoever_hangs_up_is_forgotten(port, alice, jobs):
 # Waiting
 
 
+def used(jobs: Jobs) -> bool:
+    """Whether anybody has come in with a key."""
+    with jobs.sessions() as session:
+        return bool(session.scalar(select(func.count(ApiKey.last_used_at))))
+
+
 def test_whoever_waits_hears_at_once_that_it_has_ended(port, alice, jobs):
     job_id = jobs.submit()
     url = f"http://127.0.0.1:{port}/jobs/{job_id}?wait=60"
@@ -266,6 +314,34 @@ def test_what_has_ended_is_not_waited_for(client, alice, jobs):
     answer = client.get(f"/jobs/{jobs.failed()}?wait=60", headers=alice)
 
     assert answer.json()["status"] == "failed"
+
+
+def test_whose_key_is_revoked_waits_for_nothing(port, alice, jobs):
+    job_id = jobs.submit()
+    url = f"http://127.0.0.1:{port}/jobs/{job_id}"
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(httpx2.get, f"{url}?wait=60", headers=alice, timeout=50)
+        poll(lambda: used(jobs))
+        with jobs.sessions.begin() as session:
+            session.execute(update(ApiKey).values(revoked_at=func.now()))
+
+        assert answer.result().status_code == 401
+
+
+def test_whoever_waits_too_often_at_once_is_told_so(make_settings, alice, jobs):
+    job_id = jobs.submit()
+    with serving(make_settings(key_waits_at_once=1)) as port:
+        job = f"http://127.0.0.1:{port}/jobs/{job_id}"
+        with httpx2.stream("GET", f"{job}/events", headers=alice) as held:
+            lines = held.iter_lines()  # whoever forgets it hangs up
+            next(lines)
+            asked = [f"{job}/events", f"{job}?wait=1"]
+            answers = [httpx2.get(url, headers=alice) for url in asked]
+            plain = httpx2.get(job, headers=alice)
+
+    assert [answer.json()["code"] for answer in answers] == ["too_many_waits"] * 2
+    assert all(answer.status_code == 429 and answer.headers["retry-after"] for answer in answers)
+    assert plain.status_code == 200
 
 
 @pytest.mark.parametrize("path", ["jobs", "transcribe"])

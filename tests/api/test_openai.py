@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from sqlalchemy import select
+from sqlalchemy import func, select, update
 from starlette.testclient import TestClient
 
 from api.openai_errors import CODES
@@ -19,8 +19,8 @@ from app import create_app
 from config import Settings
 from errors import NotAudio
 from jobs.lifecycle import Failure
-from models import AuditAction, AuditEvent, JobStatus, Scope, TranscriptionJob
-from tests.api.conftest import Jobs, poll, stored
+from models import ApiKey, AuditAction, AuditEvent, JobStatus, Scope, TranscriptionJob
+from tests.api.conftest import Jobs, poll, serving, stored
 from tests.recordings import PROJECT_DIR
 
 PAPER = (PROJECT_DIR / "docs/openai.md").read_text("utf-8")
@@ -98,6 +98,36 @@ def test_whoever_waits_for_too_long_is_told_to_come_again(client, alice):
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "still_transcribing")
     assert answer.headers["x-should-retry"] == "true"
     assert int(answer.headers["retry-after"]) > 0
+
+
+def test_whose_key_is_revoked_meanwhile_reads_no_transcript(patient, alice, jobs, finishing):
+    def revoke_and_end(job_id: uuid.UUID) -> None:
+        with jobs.sessions.begin() as session:
+            session.execute(update(ApiKey).values(revoked_at=func.now()))
+        jobs.finish(job_id)
+
+    finishing(revoke_and_end)
+    answer = ask(patient, alice)
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
+
+
+def test_whoever_waits_too_often_at_once_is_told_so_before_anything_is_read(
+    make_settings, alice, jobs
+):
+    settings = make_settings(openai_wait_seconds=60, key_waits_at_once=1)
+    job_id = jobs.submit()
+    with serving(settings) as port:
+        url = f"http://127.0.0.1:{port}"
+        with httpx2.stream("GET", f"{url}/jobs/{job_id}/events", headers=alice) as held:
+            lines = held.iter_lines()  # whoever forgets it hangs up
+            next(lines)
+            sound = {"file": ("a.mp3", b"sound")}
+            answer = httpx2.post(url + TRANSCRIBE, files=sound, headers=alice)
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "too_many_waits")
+    assert answer.headers["x-should-retry"] == "true"
+    assert jobs.count() == 1
 
 
 def test_what_is_sent_again_finds_its_job(client, alice, jobs, settings):

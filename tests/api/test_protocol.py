@@ -70,6 +70,8 @@ def parted(answer: bytes) -> tuple[bytes, httpx2.Headers, bytes]:
         b"GET /jobs HTTP/1.1\r\nHost: a\r\nX-A: 1\r\n folded\r\n\r\n",
         b"GET /jobs HTTP/1.1\r\nHost : a\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET /jobs HTTP/2.0\r\nHost: a\r\n\r\n",
+        b"POST /jobs HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     ],
 )
 @pytest.mark.security("http", "what is no HTTP, or can be read in two ways")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import httpx2
@@ -23,7 +24,16 @@ from api.schemas import Problem
 from app import create_app
 from config import Settings
 from models import ApiKey, Scope, TranscriptionJob
-from tests.api.conftest import ADMIN_KEY, Jobs, MakeKey, connected, poll, serving, stored
+from tests.api.conftest import (
+    ADMIN_KEY,
+    Jobs,
+    MakeKey,
+    OneWebhook,
+    connected,
+    poll,
+    serving,
+    stored,
+)
 from tests.api.test_ownership import DOCUMENT, METHODS, Operation, body, needed, url_of
 from tests.api.test_uploading import HEAD, length, request
 
@@ -35,7 +45,8 @@ DOCUMENTED: Final = [
 ]
 SUBMIT: Final = ("post", "/transcribe")
 OPENAI: Final = (("post", "/v1/audio/transcriptions"), ("post", "/v1/audio/translations"))
-SUBMITTING: Final = (SUBMIT, *OPENAI)
+ADDING: Final = ("post", "/batches/{batch_id}/files")
+SUBMITTING: Final = (SUBMIT, *OPENAI, ADDING)
 #: What asks for a job that another answer would not be refused with.
 CHANGES: Final = {("patch", "/jobs/{job_id}"): {"priority": "high"}}
 MB: Final = 2**20
@@ -51,6 +62,17 @@ class Attempt:
     make_key: MakeKey
     jobs: Jobs
     settings: Settings
+    make_webhook: Callable[..., OneWebhook]
+    make_batch: Callable[..., uuid.UUID]
+
+    @cached_property
+    def ids(self) -> dict[str, uuid.UUID]:
+        """Of what every path needs, and is the caller's."""
+        return {"batch_id": self.make_batch("admin")} if "{batch_id}" in self.operation[1] else {}
+
+    @property
+    def path(self) -> str:
+        return url_of(self.operation, self.ids)
 
     @property
     def key(self) -> dict[str, str]:
@@ -60,7 +82,7 @@ class Attempt:
     def call(self, headers: Mapping[str, str] | None = None, **given: Any) -> httpx2.Response:
         """Send the least that the document allows, but for what is given."""
         client, ids = given.pop("client", self.client), given.pop("ids", {})
-        url = given.pop("url", None) or url_of(self.operation, ids)
+        url = given.pop("url", None) or url_of(self.operation, {**self.ids, **ids})
         if not {"json", "content", "files"} & given.keys():
             given |= body(self.operation)
             if self.operation in CHANGES:
@@ -112,7 +134,7 @@ def no_scope(attempt: Attempt) -> httpx2.Response:
 def nobodys(attempt: Attempt) -> httpx2.Response:
     if "{name}" in attempt.operation[1]:
         return attempt.call(url=attempt.operation[1].replace("{name}", "nothing"))
-    return attempt.call()
+    return attempt.call(url=url_of(attempt.operation))
 
 
 def twice(attempt: Attempt) -> httpx2.Response:
@@ -133,6 +155,23 @@ def no_json(attempt: Attempt) -> httpx2.Response:
 
 def no_cursor(attempt: Attempt) -> httpx2.Response:
     return attempt.call(params={"cursor": "nobody's"})
+
+
+def no_cursor_of_one(attempt: Attempt) -> httpx2.Response:
+    ids = asdict(attempt.make_webhook("admin"))
+    return attempt.call(ids=ids, params={"cursor": "nobody's"})
+
+
+def twice_for_callbacks(attempt: Attempt) -> httpx2.Response:
+    attempt.call()
+    return attempt.call()
+
+
+def disabled(attempt: Attempt) -> httpx2.Response:
+    ids = asdict(attempt.make_webhook("admin"))
+    path = f"/webhooks/{ids['webhook_id']}"
+    attempt.client.patch(path, json={"enabled": False}, headers=attempt.key)
+    return attempt.call(ids=ids)
 
 
 def half_json(attempt: Attempt) -> httpx2.Response:
@@ -176,7 +215,7 @@ def last_of_its_kind(attempt: Attempt) -> httpx2.Response:
 def under_way(attempt: Attempt) -> httpx2.Response:
     name = b"Idempotency-Key: one"
     with serving(attempt.settings) as port, connected(port) as first, connected(port) as second:
-        path = attempt.operation[1]
+        path = attempt.path
         first.sendall(request(length(1000), name, key=attempt.key, path=path) + HEAD)
         assert poll(lambda: stored(attempt.settings))
         second.sendall(request(length(1000), name, key=attempt.key, path=path) + HEAD)
@@ -196,7 +235,7 @@ def deleted(attempt: Attempt) -> httpx2.Response:
 
 
 def half_upload(attempt: Attempt) -> httpx2.Response:
-    path = attempt.operation[1]
+    path = attempt.path
     return attempt.by_hand(request(length(MB), key=attempt.key, path=path), HEAD + b"x")
 
 
@@ -265,6 +304,12 @@ OF_ONE: Final[dict[tuple[Operation, int], Way]] = {
     (("get", "/jobs"), 400): no_cursor,
     (("get", "/admin/errors"), 400): no_cursor,
     (("get", "/admin/keys"), 400): no_cursor,
+    (("get", "/batches"), 400): no_cursor,
+    (("get", "/webhooks"), 400): no_cursor,
+    (("get", "/webhooks/{webhook_id}/deliveries"), 400): no_cursor_of_one,
+    (("post", "/webhooks"), 409): twice_for_callbacks,
+    (("post", "/webhooks/{webhook_id}/test"), 409): disabled,
+    (("post", "/webhooks/{webhook_id}/deliveries/{delivery_id}/resend"), 409): disabled,
     (("get", "/jobs/{job_id}/result"), 406): no_format,
     (("get", "/jobs/{job_id}/audio"), 400): lambda attempt: no_such_range(attempt, "items=0-1"),
     (("get", "/jobs/{job_id}/audio"), 410): without_upload,
@@ -293,10 +338,13 @@ def test_every_error_that_the_document_tells_of_is_seen(
     make_key: MakeKey,
     jobs: Jobs,
     settings: Settings,
+    make_webhook: Callable[..., OneWebhook],
+    make_batch: Callable[..., uuid.UUID],
     operation: Operation,
     status: int,
 ) -> None:
-    attempt = Attempt(operation, client, make_settings, make_key, jobs, settings)
+    given = (make_settings, make_key, jobs, settings, make_webhook, make_batch)
+    attempt = Attempt(operation, client, *given)
     answer = way_to(operation, status)(attempt)
 
     assert answer.status_code == status, answer.text

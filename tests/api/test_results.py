@@ -1,7 +1,7 @@
 """Transcripts in every format, and the recording."""
 
-import email.message
-import email.utils
+import re
+from urllib.parse import unquote
 
 import pytest
 
@@ -123,11 +123,31 @@ def test_a_result_is_named_after_its_recording(client, alice, jobs):
 
 def filename(disposition: str) -> str:
     """Read the name as a browser would."""
-    message = email.message.Message()
-    message["Content-Disposition"] = disposition
-    parameter = message.get_param("filename", header="Content-Disposition")
-    assert isinstance(parameter, tuple)
-    return email.utils.collapse_rfc2231_value(parameter)
+    found = re.search(r"; filename\*=UTF-8''([^ ;]+)$", disposition)
+    assert found is not None
+    return unquote(found[1])
+
+
+def plain_filename(disposition: str) -> str:
+    """Read the name as who has not heard of RFC 8187, such as curl."""
+    found = re.match(r'attachment; filename="([^"\\]*)";', disposition)
+    assert found is not None
+    return found[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("talk (1).mp3", "talk (1).srt"),
+        ('a "b"\\.mp3', "a _b__.srt"),
+        ("Übung;$(id).mp3", "_bung__(id).srt"),
+    ],
+)
+def test_a_result_has_a_plain_name_too(client, alice, jobs, name, plain):
+    job_id = jobs.completed(client_filename=name)
+    answer = client.get(f"/jobs/{job_id}/result?format=srt", headers=alice)
+
+    assert plain_filename(answer.headers["content-disposition"]) == plain
 
 
 @pytest.mark.parametrize("name", ['a "b".mp3', "é.mp3", "a;b$(id).mp3", "👩.mp3", "a%0d.mp3"])

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,17 +18,23 @@ import pytest
 
 from config import Settings
 from models import Scope
-from tests.api.conftest import Jobs, MakeKey, serving
+from tests.api.conftest import Jobs, MakeKey, OneWebhook, serving
 
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 #: They take away the key that the others are asked with, or the jobs that they are asked about.
-ENDING = ("revoke_key", "rotate_key", "delete_job")
+ENDING = ("revoke_key", "rotate_key", "delete_job", "delete_webhook", "delete_batch")
 
 Try = Callable[..., str]
 
 
 @pytest.fixture
-def attempt(make_settings: Callable[..., Settings], jobs: Jobs, tmp_path: Path) -> Try:
+def attempt(
+    make_settings: Callable[..., Settings],
+    jobs: Jobs,
+    make_webhook: Callable[..., OneWebhook],
+    make_batch: Callable[..., uuid.UUID],
+    tmp_path: Path,
+) -> Try:
     """Run schemathesis against uvicorn; returns what it says if it finds nothing."""
     folder = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     program = shutil.which("schemathesis", path=folder)
@@ -40,6 +47,14 @@ def attempt(make_settings: Callable[..., Settings], jobs: Jobs, tmp_path: Path) 
     completed, failed = jobs.completed(), jobs.failed()
     for job_id in (completed, failed):
         jobs.keep(job_id, b"sound")
+    webhook = make_webhook("alice")
+    ids = {
+        "COMPLETED_JOB": str(completed),
+        "FAILED_JOB": str(failed),
+        "WEBHOOK": str(webhook.webhook_id),
+        "DELIVERY": str(webhook.delivery_id),
+        "BATCH": str(make_batch("alice", completed, failed)),
+    }
 
     def run(key: dict[str, str], *options: str) -> str:
         with serving(settings) as port:
@@ -49,7 +64,7 @@ def attempt(make_settings: Callable[..., Settings], jobs: Jobs, tmp_path: Path) 
             done = subprocess.run(
                 [program, "--config-file", str(CONFIGURATION), "run", url, *always, *options],
                 cwd=tmp_path,  # it leaves a cache of what it found
-                env={"PATH": folder, "COMPLETED_JOB": str(completed), "FAILED_JOB": str(failed)},
+                env={"PATH": folder, **ids},
                 capture_output=True,
                 text=True,
                 timeout=240,

@@ -124,6 +124,20 @@ def test_metadata_that_cannot_be_kept_is_refused(client, alice, jobs, metadata, 
     assert client.get("/jobs", headers=alice).json()["total"] == 1
 
 
+@pytest.mark.security("json", "metadata that grows when it is kept")
+@pytest.mark.parametrize("number", ["1e308", "1e-300", "-1e99"])
+def test_metadata_that_would_grow_is_refused(client, alice, jobs, number):
+    metadata = f'{{"a": [{", ".join([number] * 1_000)}]}}'
+    headers = {**alice, "Content-Type": "application/json"}
+    patched = client.patch(
+        f"/jobs/{jobs.submit()}", headers=headers, content=f'{{"metadata": {metadata}}}'
+    )
+    files = {"file": ("a.mp3", b"sound")}
+    posted = client.post("/transcribe", headers=alice, files=files, data={"metadata": metadata})
+
+    assert (patched.status_code, posted.status_code) == (422, 422)
+
+
 def test_metadata_as_deep_as_it_may_be_is_shown_again(client, alice):
     metadata = deep(62)
     files = {"file": ("a.mp3", b"sound")}
@@ -154,6 +168,14 @@ def test_a_number_that_is_none_is_refused(client, path, value):
 )  # fmt: skip
 def test_a_query_that_can_be_taken_in_two_ways_is_refused(client, query):
     assert client.get(f"/jobs?{query}", headers=KEY).status_code == 422
+
+
+@pytest.mark.security("query", "a name that cannot be kept")
+@pytest.mark.parametrize(
+    "query", ["/admin/keys?owner=%00", "/admin/errors?key=%00", "/admin/errors?worker=a%00"]
+)
+def test_a_name_with_nul_is_refused(client, query):
+    assert client.get(query, headers=KEY).status_code == 422
 
 
 @pytest.mark.security("query", "a cursor of nobody's")

@@ -10,6 +10,7 @@ from config import Settings
 from errors import InvalidRequest, NotAllowed, SettingsError, UnknownModel
 from models import Priority
 
+NO_SECONDS = ("-1", "nan", "inf", "1e3", "1:30", "86401", "1.0000001", "\uff11", "9" * 400)
 DEFAULTS = Defaults(engine_name="openai-whisper", model_name="base")
 
 
@@ -93,6 +94,42 @@ def test_a_language_that_the_model_does_not_know_is_refused():
 @pytest.mark.parametrize("sent", ["true", "1", "yes", "TRUE"])
 def test_words_can_be_timed(sent):
     assert read({"word_timestamps": sent}).word_timestamps
+
+
+def test_a_part_of_a_track_can_be_asked_for():
+    wishes = read({"track": "2", "start_seconds": "61.5", "end_seconds": "90"})
+
+    assert (wishes.track, wishes.start_seconds, wishes.end_seconds) == (2, 61.5, 90.0)
+    assert wishes.most_seconds == 28.5
+
+
+@pytest.mark.parametrize(
+    ("form", "version"),
+    [({}, 1), ({"start_seconds": "0"}, 1), ({"track": "1"}, 2), ({"end_seconds": "3"}, 2)],
+)
+def test_only_workers_that_know_parts_are_given_some(form, version):
+    assert read(form).version == version
+
+
+@pytest.mark.parametrize(
+    ("name", "sent"),
+    [
+        *(
+            ("track", sent)
+            for sent in ("0", "33", "-1", "1.0", "eng", "\u0663", "1e1", "100000000")
+        ),
+        *((name, sent) for name in ("start_seconds", "end_seconds") for sent in NO_SECONDS),
+    ],
+)
+def test_what_is_no_part_is_refused(name, sent):
+    error = refusal(**{name: sent})
+
+    assert (error["pointer"], error["code"]) == (f"#/{name}", "number_expected")
+
+
+@pytest.mark.parametrize("start", ["10", "10.5"])
+def test_a_part_ends_after_it_begins(start):
+    assert refusal(start_seconds=start, end_seconds="10")["code"] == "out_of_range"
 
 
 @pytest.mark.parametrize("sent", ["2", "maybe", "truee"])

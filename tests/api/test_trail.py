@@ -11,15 +11,19 @@ from sqlalchemy import event as events_of
 from sqlalchemy import func, select
 from starlette.testclient import TestClient
 
+import auth
 from api.trail import MAX_REMEMBERED, READ_SECONDS, USE_SECONDS, Recent, Trail
 from app import create_app
 from audit.events import Actor
-from jobs import dead_letters
-from models import ApiKey, AuditAction, AuditEvent, Scope
+from jobs import batches, dead_letters
+from jobs.batches import NewBatch
+from models import ApiKey, AuditAction, AuditEvent, Scope, TranscriptionJob
 from redaction import make_mask
 from tests.api.conftest import TRANSCRIPT, Jobs
 from tests.api.test_ownership import OPERATIONS
 from tests.fakes import FakeClock
+from webhooks import deliveries, endpoints
+from webhooks.endpoints import NewWebhook
 
 FILE = {"file": ("a.mp3", b"sound")}
 
@@ -90,6 +94,39 @@ def nothing(jobs, key_id):
     return {}
 
 
+def of_webhook(jobs, key_id):
+    with jobs.sessions.begin() as session:
+        owner_id = auth.owner_id(session, "alice")
+        webhook = endpoints.create(session, owner_id, NewWebhook(url="https://receiver.test/"))
+        delivery = deliveries.test(session, webhook)
+        return {"webhook_id": webhook.id, "delivery_id": delivery.id}
+
+
+def of_batch(jobs, key_id):
+    job_id = jobs.failed()
+    jobs.keep(job_id, b"sound")
+    return {"batch_id": batch_of(jobs, "alice", job_id)}
+
+
+def of_empty_batch(jobs, key_id):
+    return {"batch_id": batch_of(jobs, "alice")}
+
+
+def of_callers_batch(jobs, key_id):
+    """Nobody adds to somebody else's."""
+    return {"batch_id": batch_of(jobs, "root")}
+
+
+def batch_of(jobs, owner, *job_ids):
+    with jobs.sessions.begin() as session:
+        wanted = NewBatch(owner_id=auth.owner_id(session, owner), api_key_id=None)
+        batch = batches.create(session, wanted)
+        for job_id in job_ids:
+            session.get_one(TranscriptionJob, job_id).batch_id = batch.id
+        return batch.id
+
+
+ADDING = ("post", "/batches/{batch_id}/files")
 #: What each of them leaves, what it is done to, and what it says.
 ACTS: dict[tuple[str, str], tuple[AuditAction, Any, Any]] = {
     ("post", "/transcribe"): (AuditAction.JOB_SUBMITTED, nothing, None),
@@ -116,6 +153,22 @@ ACTS: dict[tuple[str, str], tuple[AuditAction, Any, Any]] = {
     ("patch", "/admin/keys/{key_id}"): (AuditAction.KEY_CHANGED, of_key, {"weight": 2}),
     ("post", "/admin/keys/{key_id}/rotate"): (AuditAction.KEY_ROTATED, of_key, {}),
     ("post", "/admin/keys/{key_id}/revoke"): (AuditAction.KEY_REVOKED, of_key, {}),
+    ("post", "/batches"): (AuditAction.BATCH_CREATED, nothing, {}),
+    ADDING: (AuditAction.JOB_SUBMITTED, of_callers_batch, None),
+    ("post", "/batches/{batch_id}/close"): (AuditAction.BATCH_CLOSED, of_batch, None),
+    ("post", "/batches/{batch_id}/cancel"): (AuditAction.BATCH_CANCELLED, of_batch, None),
+    ("post", "/batches/{batch_id}/retry"): (AuditAction.ERROR_RETRIED, of_batch, None),
+    ("delete", "/batches/{batch_id}"): (AuditAction.BATCH_DELETED, of_empty_batch, None),
+    ("post", "/webhooks"): (AuditAction.WEBHOOK_CREATED, nothing, {}),
+    ("patch", "/webhooks/{webhook_id}"): (AuditAction.WEBHOOK_CHANGED, of_webhook, {}),
+    ("delete", "/webhooks/{webhook_id}"): (AuditAction.WEBHOOK_DELETED, of_webhook, None),
+    ("post", "/webhooks/{webhook_id}/rotate"): (AuditAction.WEBHOOK_ROTATED, of_webhook, {}),
+    ("post", "/webhooks/{webhook_id}/test"): (AuditAction.WEBHOOK_SENT, of_webhook, None),
+    ("post", "/webhooks/{webhook_id}/deliveries/{delivery_id}/resend"): (
+        AuditAction.WEBHOOK_SENT,
+        of_webhook,
+        None,
+    ),
 }
 #: Beside its event an act may show a job, which is an operator's read of somebody else's.
 READS = {AuditAction.JOB_READ, AuditAction.TRANSCRIPT_READ}
@@ -130,7 +183,7 @@ def do(client, operation, headers, ids, said):
     for name, value in ids.items():
         path = path.replace(f"{{{name}}}", str(value))
     body: dict[str, Any] = {} if said is None else {"json": said}
-    if operation == ("post", "/transcribe"):
+    if operation in {("post", "/transcribe"), ADDING}:
         body = {"files": FILE}
     if path.startswith("/v1/audio/"):
         body = {"files": FILE, "data": {"model": "whisper-1", "async": "true"}}
@@ -153,8 +206,13 @@ def test_an_act_leaves_one_event(operation, client, admin, alice, jobs, told, ke
     assert event.request_id == answer.headers["x-request-id"]
     assert event.address == "unknown"  # as the test's client calls itself
     if ids:
-        assert ids.items() <= {"job_id": event.job_id, "key_id": event.target_key_id}.items()
-        assert event.target_owner_id == of_alice.owner_id
+        of = {"job_id": event.job_id, "key_id": event.target_key_id}
+        of["webhook_id"] = event.detail.get("webhook")
+        if "batch" in event.detail:
+            of["batch_id"] = event.detail["batch"]
+        assert all(str(of[name]) == str(ids[name]) for name in ids.keys() & of.keys())
+        owner = root if operation == ADDING else of_alice
+        assert event.target_owner_id == owner.owner_id
 
 
 @pytest.mark.parametrize("operation", [op for op in ACTS if "{job_id}" in op[1]])

@@ -12,6 +12,8 @@ LIMITS = {
     "key_audio_seconds_per_hour": 3600,
     "key_jobs_at_once": 10,
     "key_stored_mb": 100,
+    "key_requests_at_once": 9,
+    "key_waits_at_once": 7,
 }
 
 
@@ -27,6 +29,8 @@ def test_everybody_is_told_the_limits(limited):
         "audio_seconds_per_hour": 3600.0,
         "jobs_at_once": 10,
         "bytes_stored": 100 * 2**20,
+        "requests_at_once": 9,
+        "waits_at_once": 7,
         "max_upload_bytes": 2**20,
         "max_audio_seconds": 6 * 3600.0,
         "queued_audio_seconds": None,
@@ -36,7 +40,12 @@ def test_everybody_is_told_the_limits(limited):
 
 
 def test_what_is_not_limited_is_null(make_settings):
-    settings = make_settings(rate_limit_enabled=False, audio_retention="forever")
+    settings = make_settings(
+        rate_limit_enabled=False,
+        audio_retention="forever",
+        key_waits_at_once=0,
+        key_requests_at_once=0,
+    )
     with TestClient(create_app(settings)) as client:
         told = client.get("/limits").json()
 

@@ -16,6 +16,7 @@ import numpy as np
 import errors
 from speech import audio
 from speech.audio import DecodeLimits
+from speech.transcript import WHOLE
 from tests import media
 from tests.fuzz import nursery
 from tests.fuzz.mutations import mutate
@@ -93,7 +94,7 @@ def judge(life: Life, target: Path) -> tuple[str, list[str]]:
     faults = list(_costs(life))
     try:
         media_ = audio._judge(life.status or 0, life.said, LIMITS)
-        decoded = audio._decoded(media_, target.stat().st_size / 64_000, LIMITS)
+        decoded = audio._decoded(media_, target.stat().st_size / 64_000, LIMITS, WHOLE)
     except errors.ServiceError as error:
         return error.code, [*faults, *_refusal(error, life)]
     return "decoded", [*faults, *_samples(target, decoded.audio_seconds)]

@@ -20,6 +20,7 @@ from typing import NoReturn
 
 from speech import decoder
 from speech.audio import DecodeLimits
+from speech.transcript import WHOLE
 
 _SOURCE, _TARGET = 3, 4
 _MAX_SAID_BYTES = 16_384
@@ -79,6 +80,7 @@ def _live(upload: Path, target: Path, lifeline: int, mouth: int, limits: DecodeL
         os.closerange(5, 1024)
         os.chdir("/")
         asked = {"source": _SOURCE, "target": _TARGET, "limits": dataclasses.asdict(limits)}
+        asked["part"] = dataclasses.asdict(WHOLE)
         decoder.main(json.dumps(asked))
     finally:
         os._exit(99)

@@ -60,6 +60,7 @@ DECODED = json.dumps(
             "video": False,
             "damaged_packets": 0,
             "damaged_at_end": 0,
+            "cut": False,
         }
     }
 ).encode()

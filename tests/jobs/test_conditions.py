@@ -65,6 +65,7 @@ HEALTHY = Facts(
     ended_1h=100,
     failed_1h=1,
     dead_letters=0,
+    call_due_since=None,
     pool_used=1,
     pool_size=20,
     disk=DiskFacts(free_bytes=100 * GIB, floor_bytes=GIB, largest_upload_bytes=GIB // 2),
@@ -96,7 +97,10 @@ def disk(free_bytes: float, *, floor_bytes: int = GIB) -> DiskFacts:
 
 
 IDLE = process(idle_since=ago(LONG))
+SENDER = process("webhooks")
 ONLY_HIGH = process(queues=("high",))
+
+BROKEN: dict[str, Any] = {"audit_broken": "cut at 12", "audit_broken_since": ago(LONG)}
 
 #: For each code, facts of which it alone follows.
 TRUE: dict[str, dict[str, Facts]] = {
@@ -124,6 +128,13 @@ TRUE: dict[str, dict[str, Facts]] = {
             lanes=waiting(LONG),
         ),
     },
+    "no_sender": {
+        "none ever": facts(call_due_since=ago(GRACE_SECONDS + 1)),
+        "left, and none came": facts(
+            call_due_since=ago(LONG),
+            processes=[process(), MAINTENANCE, replace(SENDER, left_at=ago(GRACE_SECONDS + 1))],
+        ),
+    },
     "jobs_stuck": {
         "a worker is idle": facts(lanes=left(LONG), processes=[IDLE, MAINTENANCE]),
         "one of two is": facts(lanes=left(LONG), processes=[process(), IDLE, MAINTENANCE]),
@@ -144,6 +155,9 @@ TRUE: dict[str, dict[str, Facts]] = {
     "database_pool_busy": {
         "nine tenths": facts(pool_used=18),
         "the only one": facts(pool_used=1, pool_size=1),
+    },
+    "audit_broken": {
+        "found by maintenance": facts(processes=[process(), replace(MAINTENANCE, **BROKEN)]),
     },
     "dead_letters": {"one": facts(dead_letters=1)},
     "queue_paused": {
@@ -200,6 +214,14 @@ FALSE: dict[str, Facts] = {
         lanes=waiting(LONG),
         database_since=ago(5),
     ),
+    "no_sender: nothing is to be sent": facts(processes=[process(), MAINTENANCE]),
+    "no_sender: it is being replaced": facts(
+        call_due_since=ago(LONG),
+        processes=[process(), MAINTENANCE, replace(SENDER, left_at=ago(GRACE_SECONDS - 1))],
+    ),
+    "no_sender: a receiver is slow": facts(
+        call_due_since=ago(LONG), processes=[process(), MAINTENANCE, SENDER]
+    ),
     "jobs_stuck: every slot is busy": facts(lanes=left(LONG)),
     "jobs_stuck: a slot has just come free": facts(
         lanes=left(LONG), processes=[process(idle_since=ago(STUCK_SECONDS - 1)), MAINTENANCE]
@@ -236,6 +258,9 @@ FALSE: dict[str, Facts] = {
     "many_jobs_fail: there was none": facts(ended_1h=0, failed_1h=0),
     "database_pool_busy: some are free": facts(pool_used=17),
     "database_pool_busy: the only one is free": facts(pool_used=0, pool_size=1),
+    "audit_broken: it was explained, and maintenance restarted": facts(
+        processes=[process(), MAINTENANCE, process("maintenance", left_at=ago(5), **BROKEN)]
+    ),
     "worker_silent: it took leave": facts(
         processes=[process(), MAINTENANCE, process(name="b", seen_at=ago(LONG), left_at=ago(LONG))]
     ),

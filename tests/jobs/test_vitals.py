@@ -1,11 +1,12 @@
 """The facts that conditions are judged by, as PostgreSQL tells them."""
 
 import time
+import uuid
 from dataclasses import replace
 from datetime import datetime
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs import dispatching, lifecycle, queues, vitals, workers
@@ -14,7 +15,7 @@ from jobs.lifecycle import Beat, Lease
 from jobs.queries import LATE_SECONDS, PUBLISHED_AGAIN
 from jobs.vitals import Outside
 from jobs.workers import WorkerState
-from models import TranscriptionJob
+from models import TranscriptionJob, Webhook, WebhookDelivery
 from tests.jobs.conftest import WINDOW, MakeJob, claim
 
 Sessions = sessionmaker[Session]
@@ -199,6 +200,20 @@ def test_a_lease_that_shows_signs_of_life_is_not_still(
     assert still_since(sessions) == []
 
 
+# The chain of audit events
+
+
+def test_what_maintenance_found_broken_is_told_with_when(sessions: Sessions) -> None:
+    for broken in (None, "changed at 3", "changed at 3"):
+        with sessions.begin() as session:
+            workers.announce(session, replace(STATE, audit_broken=broken))
+    (process,) = look(sessions).processes
+
+    assert process.audit_broken == "changed at 3"
+    assert process.audit_broken_since is not None
+    assert process.started_at < process.audit_broken_since < process.seen_at
+
+
 # Clocks
 
 
@@ -217,3 +232,26 @@ def test_a_workers_clock_is_held_beside_the_databases(sessions: Sessions, off: f
     (process,) = look(sessions).processes
 
     assert process.clock_ahead_seconds == pytest.approx(off, abs=60)
+
+
+# Webhooks
+
+
+def test_since_when_the_first_webhook_is_to_be_called_is_told(
+    sessions: Sessions, owner_id: uuid.UUID, make_job: MakeJob
+) -> None:
+    with sessions.begin() as session:
+        webhook = Webhook(owner_id=owner_id, url="https://receiver.test/", events=["job.completed"])
+        session.add(webhook)
+    before = look(sessions).call_due_since
+    make_job("completed")
+    make_job("completed")
+    with sessions() as session:
+        first = session.scalar(select(func.min(WebhookDelivery.not_before)))
+    due = look(sessions).call_due_since
+    with sessions.begin() as session:
+        found = session.get_one(Webhook, webhook.id)
+        found.disabled_at, found.disabled_reason = first, "client"
+
+    assert (before, due) == (None, first)
+    assert look(sessions).call_due_since is None

@@ -253,6 +253,25 @@ def test_the_chain_is_kept_by_the_service(roles: Roles, sessions: sessionmaker[S
     )
 
 
+@pytest.mark.security("audit", "an event changed by the tables' owner, seen by the service")
+def test_the_chain_is_watched_by_the_service(
+    roles: Roles, sessions: sessionmaker[Session], caplog: pytest.LogCaptureFixture
+) -> None:
+    add(sessions, 3)
+    Auditor(sessions, keep=None).run()
+    assert "audit chain is broken" not in caplog.messages
+    roles.execute(
+        roles.owner,
+        "ALTER TABLE audit_events DISABLE TRIGGER USER;"
+        "UPDATE audit_events SET actor = 'nobody' WHERE position = 2;"
+        "ALTER TABLE audit_events ENABLE TRIGGER USER",
+    )
+    auditor = Auditor(sessions, keep=None)
+    auditor.run()
+
+    assert str(auditor.broken) == "changed at 2"
+
+
 def test_with_a_setting_the_service_prunes(roles: Roles, sessions: sessionmaker[Session]) -> None:
     roles.alembic("upgrade", "head", AUDIT_RETENTION_DAYS="90")
     make_old(roles)

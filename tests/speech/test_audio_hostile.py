@@ -13,7 +13,7 @@ import pytest
 import errors
 from speech import audio
 from speech.audio import DecodeLimits, decode, load_samples, probe
-from tests import media
+from tests import matroska, media
 from tests.hostile import (
     BAD,
     CANARY_HZ,
@@ -24,6 +24,7 @@ from tests.hostile import (
     hears_canary,
     untouched_server,
 )
+from tests.wrapped import EVERY
 
 LIMITS = DecodeLimits(timeout_seconds=30)
 Upload = Callable[[bytes], Path]
@@ -65,7 +66,7 @@ def test_the_canary_can_be_heard(upload: Upload, target: Path) -> None:
     assert hears_canary(load_samples(target))
 
 
-@pytest.mark.parametrize("bad", as_parameters(BAD))
+@pytest.mark.parametrize("bad", as_parameters(EVERY))
 def test_a_bad_file_ends_as_it_should_and_touches_nothing(
     bad: Bad, upload: Upload, target: Path, untouched: int
 ) -> None:
@@ -157,6 +158,21 @@ def test_a_shape_that_goes_bad_on_the_way_is_refused(upload: Upload, target: Pat
 
     with pytest.raises(errors.BadSampleRate):
         decode(upload(data), target, limits)
+
+
+@pytest.mark.security("media", "tags that take longer to read than there is time")
+@pytest.mark.parametrize("read", ["probe", "decode"])
+def test_a_header_without_end_does_not_cost_the_time_of_decoding(
+    read: str, upload: Upload, target: Path
+) -> None:
+    limits = DecodeLimits(timeout_seconds=120, header_seconds=5)
+    # libavformat looks through all of them for each
+    path = upload(matroska.with_tags(400_000))
+
+    with pytest.raises(errors.DecodeLimit) as caught:
+        probe(path, limits) if read == "probe" else decode(path, target, limits)
+
+    assert caught.value.data == {"header_seconds": 5}
 
 
 UNCLEAR = {

@@ -11,7 +11,7 @@ from speech import child
 from tests.recordings import PROJECT_DIR
 
 
-def nothing() -> None:
+def nothing(said: bytes) -> None:
     pass
 
 

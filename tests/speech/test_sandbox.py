@@ -48,7 +48,7 @@ def inside(
         expression,
         descriptors,
         timeout_seconds=60,
-        attend=lambda: None,
+        attend=lambda said: None,
     )
     assert ending.status == status, ending.said.decode()
     return ending.said.decode().strip()

@@ -149,6 +149,11 @@ class Stack:
             wait_for(lambda: process.said("ready"), "maintenance is ready")
         return process
 
+    def webhooks(self, **variables: str) -> Process:
+        process = self.start("webhooks", "worker.py", "--role", "webhooks", **variables)
+        wait_for(lambda: process.said("ready"), "the sender of webhooks is ready")
+        return process
+
     def web(self, **variables: str) -> tuple[Process, str]:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

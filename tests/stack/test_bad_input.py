@@ -10,9 +10,10 @@ import psutil
 import pytest
 
 from tests import media
-from tests.hostile import BAD, TIGHT, Trap, untouched_server
+from tests.hostile import TIGHT, Trap, untouched_server
 from tests.recordings import SAMPLES, sample
 from tests.stack.conftest import Process, Stack, wait_for
+from tests.wrapped import EVERY
 
 pytestmark = [pytest.mark.stack, pytest.mark.model]
 
@@ -87,14 +88,14 @@ def test_every_bad_file_ends_as_it_should_and_good_ones_between_them_are_transcr
     (trap.folder / "private.wav").write_bytes(media.wav())
     (trap.folder / "private.ts").write_bytes(media.sound("mpegts", "aac"))
     sent, good = {}, [victim]
-    for number, (what, bad) in enumerate(BAD.items(), 1):
+    for number, (what, bad) in enumerate(EVERY.items(), 1):
         sent[what] = client.post(bad.name, bad.make(trap))
         if number % BATCH == 0:
             good.append(client.post("good.wav", GOOD()))
     ends = {what: stack.wait_for_status(job, "completed", "failed") for what, job in sent.items()}
 
     assert {what: job.failure_reason for what, job in ends.items()} == {
-        what: bad.end for what, bad in BAD.items()
+        what: bad.end for what, bad in EVERY.items()
     }
     assert {job.attempt for job in ends.values()} == {1}
     for job in good:

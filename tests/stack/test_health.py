@@ -7,7 +7,10 @@ from typing import Any
 
 import httpx2
 import pytest
+from sqlalchemy import func, select, text
 
+from audit.events import CLI, record
+from models import AuditAction, AuditEvent
 from tests.recordings import SAMPLES, repeated
 from tests.stack.conftest import Stack, wait_for
 
@@ -94,3 +97,27 @@ def test_a_job_of_a_frozen_worker_is_seen_until_the_worker_thaws(
     assert client.get("/admin/health?fail_on=unhealthy").status_code == 503
     worker.signal(signal.SIGCONT)
     wait_for(lambda: health(client)["still_leases"] == [], "it beats again")
+
+
+@pytest.mark.security("audit", "the end of the chain cut off by a superuser, shown to operators")
+def test_a_chain_of_audit_events_that_was_cut_is_red(stack: Stack, client: httpx2.Client) -> None:
+    stack.maintenance()
+    with stack.sessions.begin() as session:
+        for _ in range(3):
+            record(session, CLI, AuditAction.QUEUE_PAUSED)
+    wait_for(lambda: sealed(stack) >= 3, "maintenance seals the events")
+    with stack.sessions.begin() as session:
+        session.execute(text("ALTER TABLE audit_events DISABLE TRIGGER USER"))
+        session.execute(text("DELETE FROM audit_events WHERE position > 1"))
+        session.execute(text("ALTER TABLE audit_events ENABLE TRIGGER USER"))
+    wait_for(lambda: "audit_broken" in codes(client), "the operators are told")
+    (told,) = [c for c in health(client)["conditions"] if c["code"] == "audit_broken"]
+
+    assert told["message"].startswith("The chain of audit events is broken: cut at ")
+    assert told["since"] is not None
+    assert client.get("/admin/health?fail_on=unhealthy").status_code == 503
+
+
+def sealed(stack: Stack) -> int:
+    with stack.sessions() as session:
+        return session.scalar(select(func.max(AuditEvent.position))) or 0
