@@ -112,7 +112,7 @@ class Attempt:
 
     def _transcribe(self) -> None:
         with (
-            self._bench.solo.turn() if self._job.isolate else nullcontext(),
+            self._bench.turn() if self._job.isolate else nullcontext(),
             audio.scratch_file(self._bench.settings.scratch_path) as scratch,
         ):
             samples, windows = self._decode(scratch)

@@ -531,6 +531,13 @@ class TranscriptionJob(Base):
             "id",
             postgresql_where=text("upload_deleted_at IS NULL"),
         ),
+        # whose turn to run alone is next
+        Index(
+            "ix_transcription_jobs_suspects",
+            "created_at",
+            "id",
+            postgresql_where=text("status = 'pending' AND isolate"),
+        ),
         # how many wait before a job
         Index(
             "ix_transcription_jobs_lane",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from celery_app import Doorbell
 from config import Settings
-from database import Sessions
+from database import Sessions, get_db_session
+from errors import DatabaseUnavailable
+from jobs import lifecycle
 from jobs.leases import LeaseKeeper
 from jobs.lifecycle import Backoff
 from jobs.uploads import UploadStore
@@ -19,6 +23,8 @@ from speech import audio
 from speech.audio import Decoded, DecodeLimits
 from speech.engines import ModelKey
 from speech.transcript import Mode
+
+logger = logging.getLogger(__name__)
 
 #: Shorter audio is done soon enough in the mode whose text is openai-whisper's to the letter.
 FAST_FROM_SECONDS: Final = 120.0
@@ -44,6 +50,31 @@ class Workbench:
     #: Waits, but not longer than the process lives.
     pause: Callable[[float], object]
     decode: Callable[..., Decoded] = audio.decode
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Be the only suspect on this machine, and call the next one.
+
+        Raises:
+            Occupied: Another one is; it will call.
+        """
+        had = False
+        try:
+            with self.solo.turn():
+                had = True
+                yield
+        finally:
+            if had:
+                self._call_suspect()
+
+    def _call_suspect(self) -> None:
+        try:
+            with get_db_session(self.sessions) as session:
+                called = lifecycle.call_suspect(session)
+        except DatabaseUnavailable:  # it asks again by itself, later
+            return
+        if called is not None:
+            logger.info("next suspect called", extra={"called": str(called)})
 
     def backoff(self, policy: Policy) -> Backoff:
         return Backoff.of(

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from sqlalchemy import Row, TextClause, insert
 from sqlalchemy.orm import Session
 
-from errors import CancelRequested, LeaseLost, UploadMissing, WorkerLost
+from errors import CancelRequested, LeaseLost, Occupied, UploadMissing, WorkerLost
 from jobs import statements
 from models import WISHES_VERSION, JobStatus, TranscriptionJob, TranscriptionResult
 from retries import Policy
@@ -469,6 +469,16 @@ def crash(
         cap=backoff.cap_seconds,
     )
     return JobStatus(row.status)
+
+
+def call_suspect(session: Session) -> uuid.UUID | None:
+    """Have the suspect that was submitted first start now, of those that wait for their turn.
+
+    Returns:
+        Which, or None when nobody waits.
+    """
+    row = _first(session, statements.CALL_SUSPECT, code=Occupied.code)
+    return None if row is None else row.id
 
 
 def cancel(

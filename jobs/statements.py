@@ -380,6 +380,30 @@ WITH ended AS (
 SELECT status FROM ended
 """).bindparams(bindparam("context", type_=JSONB))
 
+#: A suspect has had its turn: the next is due, of those that came while another had theirs. They
+#: ask again anyway, each at its own time, and are lucky or not; the first submitted is called.
+CALL_SUSPECT: Final = text("""
+WITH next AS (
+    SELECT id
+      FROM transcription_jobs
+     WHERE status = 'pending'
+       AND isolate
+       AND error_code = :code
+       AND cancel_requested_at IS NULL
+       AND not_before > now()
+     ORDER BY created_at, id
+     LIMIT 1
+       FOR UPDATE SKIP LOCKED
+)
+UPDATE transcription_jobs AS job
+   SET not_before = now(),
+       dispatch_due_at = now(),
+       dispatch_count = 0
+  FROM next
+ WHERE job.id = next.id
+RETURNING job.id
+""")
+
 #: The client's wish: at once while the job waits, at the next window while it is processed.
 CANCEL: Final = text("""
 UPDATE transcription_jobs

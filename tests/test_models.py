@@ -302,6 +302,7 @@ QUERIES: dict[str, tuple[str, Query]] = {
             retention.EXPIRED, {"default": 86_400.0, "limit": 100, "input_faults": []}
         ).all(),
     ),
+    "next suspect": ("suspects", lambda session, _: lifecycle.call_suspect(session)),
     "janitor's missing": (
         "stored|pk",
         lambda session, _: retention.should_be_stored(session, retention.ENDED, after=uuid7()),

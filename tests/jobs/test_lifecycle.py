@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
 from uuid_utils.compat import uuid7
 
-from errors import CancelRequested, LeaseLost
+from errors import CancelRequested, LeaseLost, Occupied
 from jobs import dead_letters, dispatching, lifecycle, queues
 from jobs.lifecycle import Backoff, Beat, Failure, Lease, Redrive, StillLease
 from models import (
@@ -43,6 +43,7 @@ from tests.jobs.conftest import (
 Sessions = sessionmaker[Session]
 STATES = ("pending", "delayed", "processing", "cancelling", "completed", "failed", "cancelled")
 NOTHING = "nothing"
+LONG = Backoff(base_seconds=36_000, cap_seconds=36_000)
 AGAIN = Redrive(max_attempts=3)
 
 
@@ -115,6 +116,7 @@ VERBS = {
     ),
     "put_off": Verb(put_off, {"processing": "pending", "cancelling": "cancelled"}),
     "step_aside": Verb(step_aside, {}),
+    "call_suspect": Verb(lambda s, _: lifecycle.call_suspect(s), {}),
     "crash": Verb(crash, {"processing": "pending", "cancelling": "cancelled"}),
     "cancel": Verb(
         lambda s, j: lifecycle.cancel(s, j.id),
@@ -557,6 +559,34 @@ def test_the_second_death_alone_is_poison_and_uses_up_no_attempt(
     assert (after.failure_reason, after.solo_crash_count, after.crash_count) == ("poison", 2, 0)
     with sessions() as session:
         assert session.scalars(select(ErrorLog.error_code)).all() == [FAILURE.code] * 2
+
+
+def test_the_suspect_that_was_submitted_first_is_called_of_those_that_wait_for_their_turn(
+    make_job: MakeJob, sessions: Sessions
+) -> None:
+    """Neither one that waits for something else is, nor one that is no suspect or is cancelled."""
+    occupied = Failure(code=Occupied.code, message="")
+    jobs = [make_job() for _ in range(5)]
+    other, _, cancelled, first, second = jobs
+    with sessions.begin() as session:
+        for job in (other, cancelled, first, second):
+            session.get_one(TranscriptionJob, job.id).isolate = True
+    failures = {job.id: occupied for job in reversed(jobs)} | {other.id: FAILURE}
+    for job, failure in ((read(sessions, job_id), why) for job_id, why in failures.items()):
+        claim(sessions, job.id)
+        with sessions.begin() as session:
+            lifecycle.put_off(session, lease_of(read(sessions, job.id)), failure, LONG)
+    with sessions.begin() as session:
+        lifecycle.cancel(session, cancelled.id)
+    called = []
+    for _ in range(3):
+        with sessions.begin() as session:
+            called.append(lifecycle.call_suspect(session))
+
+    assert called == [first.id, second.id, None]
+    with sessions.begin() as session:
+        due = [job.id for job in jobs if lifecycle.claim(session, job.id, "w2")]
+    assert due == called[:2]
 
 
 def test_a_job_that_hung_beside_others_is_a_suspect(make_job: MakeJob, sessions: Sessions) -> None:
