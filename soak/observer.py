@@ -126,6 +126,16 @@ class Observer:
     def unfinished(self) -> int:
         return self._count("SELECT count(*) FROM soak.jobs WHERE status <> ALL(:final)")
 
+    def open_jobs(self) -> list[str]:
+        """Jobs that have no end, and what their rows say of them."""
+        query = """
+            SELECT format('%s %s, epoch %s, crashes %s', id, status, epoch, crash_count)
+              FROM soak.jobs
+             WHERE status <> ALL(:final)
+             ORDER BY id"""
+        with self._engine.connect() as connection:
+            return [*connection.execute(text(query), {"final": list(FINAL)}).scalars()]
+
     def running(self) -> int:
         return self._count("SELECT count(*) FROM soak.jobs WHERE status = 'processing'")
 

@@ -27,7 +27,7 @@ from soak.observer import Observer
 from soak.plan import OWNERS, Plan, PlannedJob
 from soak.recovery import Bounds, History, Recovery, recoveries
 from soak.service import SETTINGS, Life, Place, Supervisor, servers
-from soak.verdict import LATE, OVERTAKEN, Evidence, Verdict, judge, overtaken
+from soak.verdict import LATE, OVERTAKEN, UNDRAINED, Evidence, Verdict, judge, overtaken
 
 READY_SECONDS: Final = 120.0
 #: The load, unless told otherwise.
@@ -237,6 +237,8 @@ def run(options: Options, say: Callable[[str], None]) -> Outcome:
         soak.place.start()
         say(f"{after.load_seconds:7.1f} s  no more load, no more faults")
         after.drain_seconds = soak.drain()
+        # before anything is asked of the service that gives them more time
+        after.broken[UNDRAINED] = soak.observer.open_jobs()
         if soak.configuration.is_ours:
             after.broken["slots leaked (I6)"] = soak.probe_slots()
             after.broken |= soak.look_for_leaks()

@@ -72,7 +72,8 @@ class Verdict:
 #: The names of the promises that the first lines of a report tell.
 LOST: Final = "accepted and lost (I1)"
 UNASKED: Final = "made once more for a client that sent it again (I1)"
-UNFINISHED: Final = "without an end after the drain (I2)"
+UNFINISHED: Final = "without an end (I2)"
+UNDRAINED: Final = "without an end within the drain (I2)"
 TWICE: Final = "ended twice, or with two results (I2, I3)"
 LATE: Final = "recoveries later than promised"
 OVERTAKEN: Final = "high jobs overtaken by normal ones"

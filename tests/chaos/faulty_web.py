@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 
 import uvicorn
 from sqlalchemy import event
@@ -22,14 +23,15 @@ def main() -> None:
     configure_logging(settings.log_level, settings.log_format)
     app = create_app(settings)
     services = app.state.services
-    submitted: list[bool] = []
+    # the threads whose transaction it is in: others commit beside it
+    submitting: set[int] = set()
 
     def note(_: object, __: object, statement: str, *___: object) -> None:
         if "INSERT INTO transcription_jobs" in statement:
-            submitted.append(True)
+            submitting.add(threading.get_ident())
 
     def die(_: object) -> None:
-        if submitted:
+        if threading.get_ident() in submitting:
             os.kill(os.getpid(), signal.SIGKILL)
 
     event.listen(services.engine, "after_cursor_execute", note)
