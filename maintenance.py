@@ -11,7 +11,7 @@ import functools
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Final, Protocol
@@ -78,6 +78,8 @@ class Dispatcher:
         self._redispatch_seconds = redispatch_seconds
         self._longest = longest
         self._incarnation = ""
+        #: Their messages are lost, and somebody held their rows when that was noticed.
+        self._held: frozenset[uuid.UUID] = frozenset()
         #: The job of the lane below that was last published in a lane.
         self._overtaking: dict[Lane, uuid.UUID] = {}
 
@@ -88,6 +90,8 @@ class Dispatcher:
             redis.RedisError, OperationalError, DatabaseUnavailable: Try again later.
         """
         self._notice_clock()
+        if self._held:
+            self._redispatch(self._held)
         self._notice_loss()
         window = self._window()
         for lane in LANES:
@@ -110,14 +114,19 @@ class Dispatcher:
             self._incarnation = life
             return
         # The rows first: if we die in between, the next one does it again.
-        with get_db_session(self._sessions) as session:
-            again = dispatching.redispatch_all(session)
+        again = self._redispatch()
         if found is None:
             self._redis.set(INCARNATION_KEY, f"{uuid.uuid4().hex}:{known}", nx=True)
             life, _, _ = str(self._redis.get(INCARNATION_KEY)).partition(":")
         if known:
             logger.warning("redis lost its data: publishing again", extra={"jobs": again})
         self._incarnation = life
+
+    def _redispatch(self, among: Collection[uuid.UUID] | None = None) -> int:
+        with get_db_session(self._sessions) as session:
+            done = dispatching.redispatch_all(session, among=among)
+        self._held = done.held
+        return done.count
 
     def _window(self) -> int:
         with get_db_session(self._sessions) as session:

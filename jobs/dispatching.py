@@ -7,7 +7,7 @@ statement in the caller's transaction; nothing here commits.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -129,16 +129,36 @@ UPDATE transcription_jobs
    AND dispatch_count = 0
 """)
 
-#: Redis lost its data: everything that waits is to be published again.
-REDISPATCH_ALL: Final = text("""
-UPDATE transcription_jobs
-   SET dispatch_due_at = now(),
-       dispatch_count = 0
- WHERE status = 'pending'
-   AND dispatch_due_at > now()
-   AND not_before <= now()
-RETURNING id
-""")
+_LOST = """status = 'pending'
+       AND dispatch_due_at > now()
+       AND not_before <= now()"""
+
+#: Redis lost its data: everything that waits is to be published again. What somebody else has
+#: locked is named and left: they may be frozen, and all others would wait for them.
+REDISPATCH_ALL: Final = text(f"""
+WITH lost AS (
+    SELECT id
+      FROM transcription_jobs
+     WHERE {_LOST}
+       AND (CAST(:among AS uuid[]) IS NULL OR id = ANY(:among))
+), free AS (
+    SELECT id
+      FROM transcription_jobs
+     WHERE {_LOST}
+       AND id IN (SELECT id FROM lost)
+       FOR UPDATE SKIP LOCKED
+), again AS (
+    UPDATE transcription_jobs AS job
+       SET dispatch_due_at = now(),
+           dispatch_count = 0
+      FROM free
+     WHERE job.id = free.id
+    RETURNING job.id
+)
+SELECT lost.id, again.id IS NOT NULL AS again
+  FROM lost
+  LEFT JOIN again USING (id)
+""").bindparams(bindparam("among", type_=ARRAY(UUID(as_uuid=True))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +167,16 @@ class Due:
 
     job_id: uuid.UUID
     waited_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redispatched:
+    """What became of the jobs whose messages were lost."""
+
+    #: So many are due.
+    count: int
+    #: These are not: somebody held their rows.
+    held: frozenset[uuid.UUID]
 
 
 def dispatch(
@@ -184,6 +214,15 @@ def undispatch(session: Session, job_ids: Sequence[uuid.UUID]) -> None:
     session.execute(UNDISPATCH, {"ids": list(job_ids)})
 
 
-def redispatch_all(session: Session) -> int:
-    """Make everything that waits due again, because Redis lost its data; returns how many."""
-    return len(session.execute(REDISPATCH_ALL).all())
+def redispatch_all(session: Session, *, among: Collection[uuid.UUID] | None = None) -> Redispatched:
+    """Make everything that waits due again, because Redis lost its data.
+
+    Args:
+        among: Of these jobs alone.
+    """
+    values = {"among": None if among is None else list(among)}
+    rows = session.execute(REDISPATCH_ALL, values).all()
+    return Redispatched(
+        count=sum(row.again for row in rows),
+        held=frozenset(row.id for row in rows if not row.again),
+    )

@@ -201,6 +201,24 @@ def test_the_loss_of_redis_is_noticed_and_all_that_waits_is_published_again(
     assert caplog.messages.count("redis lost its data: publishing again") == 1
 
 
+def test_a_loss_is_made_up_for_beside_a_process_that_is_frozen_with_a_row(
+    dispatcher: Dispatcher, make_job: MakeJob, client: redis.Redis, sessions: Sessions
+) -> None:
+    """As long as it holds it, that job waits, and no other."""
+    first, *others = [make_job().id for _ in range(3)]
+    dispatcher.run()
+    with sessions() as frozen:
+        frozen.get(TranscriptionJob, first, with_for_update=True)
+        client.flushdb()
+        dispatcher.run()
+        assert sorted(published(client, "normal")) == sorted(others)
+        dispatcher.run()
+        assert sorted(published(client, "normal")) == sorted(others)
+    dispatcher.run()
+
+    assert sorted(published(client, "normal")) == sorted([first, *others])
+
+
 def test_a_loss_during_a_change_of_the_guard_is_noticed_too(
     make_dispatcher: MakeDispatcher, make_job: MakeJob, client: redis.Redis
 ) -> None:

@@ -899,7 +899,7 @@ def test_losing_redis_makes_everything_that_waits_due(
         dispatching.dispatch(session, "normal", room=9, redispatch_seconds=60)
 
     with sessions.begin() as session:
-        assert dispatching.redispatch_all(session) == 3
+        assert dispatching.redispatch_all(session).count == 3
         due = dispatching.dispatch(session, "normal", room=9, redispatch_seconds=60)
     assert {d.job_id for d in due} == set(waiting)
 
