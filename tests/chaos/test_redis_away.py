@@ -123,6 +123,8 @@ def test_redis_that_is_full_holds_up_no_job(broken: Chaos, post: Post) -> None:
     worker = broken.worker()
     broken.stack.redis.config_set("maxmemory", 1)
     jobs = [post() for _ in range(3)]
+    with broken.recovery(UNRUNG):
+        wait_for(lambda: any(broken.stack.job(j).lease_epoch for j in jobs), "a worker looks")
     ends = [broken.end_of(job_id) for job_id in jobs]
     broken.stack.redis.config_set("maxmemory", 0)
     later = broken.end_of(post())

@@ -246,6 +246,10 @@ def test_a_suspect_that_hangs_is_killed(chaos: Chaos, long_recording: Path) -> N
     chaos.stack.wait_for_windows(job_id, 1)
     first.kill()
     second = chaos.worker(STALL_SECONDS="20")
+    # it says this window and nothing more
+    chaos.stack.wait_for_windows(job_id, 2)
+    with chaos.recovery(20.0):
+        wait_for(lambda: chaos.stack.job(job_id).solo_crash_count == 1, "its child is killed")
     done = chaos.end_of(job_id)
 
     assert (done.status, done.failure_reason) == ("failed", "poison")
