@@ -34,6 +34,7 @@ from api import (
     transcriptions,
     usage,
     webhooks,
+    whisper_asr,
 )
 from api.connections import Limits
 from api.key_schemas import KeyPatch, NewKey, Revocation, Rotation
@@ -128,6 +129,7 @@ def create_app(settings: Settings) -> FastAPI:
         batches,
         batch_results,
         openai,
+        whisper_asr,
         jobs,
         events,
         results,

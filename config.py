@@ -172,6 +172,13 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Longest time that /v1/audio waits for a job; OpenAI's clients wait 600",
     )
+    asr_wait_seconds: float = Field(
+        3540.0,
+        ge=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="Longest time that /asr waits for a job; Bazarr waits 3600",
+    )
     keep_alive_seconds: Pause = Field(
         20.0, description="How long a connection is kept for a further request"
     )

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Response
 from sqlalchemy.orm import Session
@@ -26,6 +26,7 @@ from api.dependencies import (
 )
 from api.documentation import json_request, problems, upload_body
 from api.jobs import Page
+from api.multipart import FILE_FIELD
 from api.receiving import Submission
 from api.schemas import JobDetail
 from api.services import Services
@@ -55,6 +56,9 @@ class BatchForm:
 
     ours: OurForm
     profile: Mapping[str, str]
+
+    file_field: ClassVar = FILE_FIELD
+    preface: ClassVar = b""
 
     @property
     def known(self) -> Collection[str]:

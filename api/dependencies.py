@@ -5,6 +5,7 @@ The caller is made out from headers alone, before a byte of the body is read.
 
 from __future__ import annotations
 
+import base64
 import functools
 import re
 import uuid
@@ -46,6 +47,12 @@ MAX_ADDRESS_CHARS: Final = 64
 #: The operations that clients call again and again.
 POLLED: Final = "get_job"
 FOLLOWED: Final = "get_job_events"
+ASR: Final = "asr"
+DETECT_LANGUAGE: Final = "detect_language"
+#: The operations that a key may be sent to as the password of HTTP's basic credentials: Bazarr
+#: can send nothing else. None of them asks for such credentials, so no browser comes to keep some
+#: and to send them along with what another site has it send.
+BASIC: Final = frozenset({ASR, DETECT_LANGUAGE})
 
 # Only for the documentation: FastAPI's own reading of the headers is not used.
 _bearer = HTTPBearer(auto_error=False, scheme_name="Bearer", description="An API key.")
@@ -64,8 +71,11 @@ async def services(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(services)]
 
 
-def sent_key(headers: Headers) -> str | None:
+def sent_key(headers: Headers, *, basic: bool = False) -> str | None:
     """Find the key that a request carries; None when it carries none.
+
+    Args:
+        basic: Whether it may be a password.
 
     Raises:
         NotAuthenticated: It carries another kind of credentials, or more than one.
@@ -74,13 +84,27 @@ def sent_key(headers: Headers) -> str | None:
     sent = [value.strip() for value in headers.getlist("x-api-key")]
     for value in headers.getlist("authorization"):
         scheme, _, key = value.partition(" ")
-        if scheme.lower() != "bearer":
+        if basic and scheme.lower() == "basic":
+            sent.append(_password(key.strip()))
+        elif scheme.lower() == "bearer":
+            sent.append(key.strip())
+        else:
             raise auth.refused("not a bearer")
-        sent.append(key.strip())
     if len(sent) > 1:
         # each reader would take another one
         raise auth.refused("several")
     return sent[0] if sent else None
+
+
+def _password(credentials: str) -> str:
+    """Read the password of basic credentials (RFC 7617); whoever it is of does not matter."""
+    try:
+        _user, colon, password = base64.b64decode(credentials, validate=True).partition(b":")
+        if not colon:
+            raise auth.refused("not a bearer")
+        return password.decode()
+    except ValueError:
+        raise auth.refused("not a bearer") from None
 
 
 # Not a coroutine: FastAPI runs it in a thread, since it asks the database.
@@ -122,7 +146,7 @@ def _address(request: Request) -> str | None:
 
 
 def _identify(request: Request, services: Services, address: str | None) -> Principal:
-    key = sent_key(request.headers)
+    key = sent_key(request.headers, basic=_operation(request) in BASIC)
     if address is not None:
         services.doorkeeper.admit(address, key)
     if key is None and services.settings.auth_required:
@@ -138,10 +162,15 @@ def _identify(request: Request, services: Services, address: str | None) -> Prin
     return principal
 
 
+def _operation(request: Request) -> str | None:
+    """The operation's name: what holds for it is decided before any route's own code runs."""
+    name: str | None = request.scope["route"].operation_id
+    return name
+
+
 def _count(request: Request, services: Services, principal: Principal) -> None:
     """Count the request, and let its answer say how many are left."""
-    # asked for by its name, since what is counted is decided before any route's own code runs
-    polled = request.scope["route"].operation_id in {POLLED, FOLLOWED}
+    polled = _operation(request) in {POLLED, FOLLOWED}
     rate = services.allowances.count(principal, cost=POLL_COST if polled else REQUEST_COST)
     request.state.rate = rate
     if rate is not None:

@@ -37,6 +37,7 @@ Every call but `/health` and `/ready` carries an API key, as `X-API-Key: KEY` or
 TAGS: Final = [
     {"name": "jobs", "description": "Submit recordings, follow them, read what was said."},
     {"name": "openai", "description": "The same, for clients of OpenAI."},
+    {"name": "whisper-asr", "description": "The same, for clients of whisper-asr-webservice."},
     {"name": "batches", "description": "Many files with one profile."},
     {"name": "webhooks", "description": "Be called when a job has ended."},
     {"name": "admin", "description": "For operators: needs a key with the scope `admin`."},
@@ -177,6 +178,18 @@ def openai_body(fields: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
     body = {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
     return {"requestBody": body}
+
+
+def asr_body(file_field: str, fields: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Describe a form of whisper-asr-webservice's, which is read by hand, and its query."""
+    file = {"type": "string", "format": "binary", "description": "Audio, or video with sound."}
+    schema = {"type": "object", "required": [file_field], "properties": {file_field: file}}
+    parameters = [
+        {"name": name, "in": "query", "required": False, "schema": dict(field)}
+        for name, field in fields.items()
+    ]
+    body = {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+    return {"requestBody": body, "parameters": parameters}
 
 
 def json_request(model_name: str, *, required: bool) -> dict[str, Any]:

@@ -55,8 +55,9 @@ class FormReader:
     """Takes the body in pieces; keeps the fields and gives the file's bytes on.
 
     Args:
-        known: Names of the fields that there are, beside ``file``; None: any will do, and one that
-            comes again is joined to what it said before with a comma.
+        file_field: Name of the part that is the file.
+        known: Names of the fields that there are, beside the file's; None: any will do, and one
+            that comes again is joined to what it said before with a comma.
         before_file: Called with the fields that came before the file, before a byte of it is
             kept: whatever is wrong with them is known in time.
     """
@@ -65,6 +66,7 @@ class FormReader:
         self,
         boundary: bytes,
         *,
+        file_field: str = FILE_FIELD,
         known: Collection[str] | None,
         before_file: Callable[[Mapping[str, str]], object],
     ) -> None:
@@ -75,6 +77,7 @@ class FormReader:
         self.complete = False
         #: Bytes of the file that were not taken yet.
         self.waiting_bytes = 0
+        self._file_field = file_field
         self._known = known
         self._before_file = before_file
         self._chunks: list[bytes] = []
@@ -129,7 +132,7 @@ class FormReader:
         if not self.complete:
             raise ClientError("The body ended before the form did.")
         if self.filename is None:
-            raise invalid(FILE_FIELD, "missing", "A file is needed.")
+            raise invalid(self._file_field, "missing", "A file is needed.")
         return self.filename
 
     def _begin(self) -> None:
@@ -154,27 +157,27 @@ class FormReader:
             PLAIN_ENCODINGS
         ):
             raise invalid(part.name, "encoding", "Its transfer encoding is not supported.")
-        if part.name == FILE_FIELD:
+        if part.name == self._file_field:
             self.filename = filenames.clean(part.option(b"filename"))
             self._before_file(self.fields)
 
     def _name_of(self, part: _Part) -> str:
         name = part.option(b"name").decode(errors="replace")
-        if name == FILE_FIELD:
+        if name == self._file_field:
             if self.filename is not None:
-                raise invalid(FILE_FIELD, "too_many", "One file at a time.")
+                raise invalid(self._file_field, "too_many", "One file at a time.")
         elif self._known is None:
             pass
         elif name not in self._known:
             raise InvalidRequest(
-                "The form has a field that does not exist.", fields=[FILE_FIELD, *self._known]
+                "The form has a field that does not exist.", fields=[self._file_field, *self._known]
             )
         elif name in self.fields:
             raise invalid(name, "too_many", "It is given more than once.")
         return name
 
     def _data(self, data: bytes, start: int, end: int) -> None:
-        if self._part.name == FILE_FIELD:
+        if self._part.name == self._file_field:
             self._overhead_bytes -= end - start
             self.waiting_bytes += end - start
             # the whole of a bytes object is not copied
@@ -185,7 +188,7 @@ class FormReader:
             raise invalid(self._part.name, "too_long", f"It may have {MAX_FIELD_BYTES} bytes.")
 
     def _end(self) -> None:
-        if self._part.name == FILE_FIELD:
+        if self._part.name == self._file_field:
             return
         name = self._part.name
         try:

@@ -6,45 +6,35 @@ import functools
 import time
 import uuid
 from collections.abc import AsyncGenerator
-from http import HTTPStatus
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Path, Request, Response
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
-import auth
-from api import idempotency, jobs, openai_form, openai_formats, openai_stream
+from api import openai_form, openai_formats, openai_stream
+from api.calls import JOB_HEADER, LATER, Call, accepted
 from api.dependencies import By, Reader, ServicesDep, Writer, single_values
 from api.documentation import Responses, openai_body, refusals
 from api.errors import problem, response_of
 from api.event_stream import COMMENT, EVENT, EventStream
 from api.hub import Follower
-from api.middleware import ANSWER_HEADERS
 from api.openai_form import MODELS, Asked, OpenAIForm
-from api.receiving import Added, Submission
 from api.schemas import JobDetail
 from api.services import Services
 from api.story import QUIET_SECONDS, Story
 from api.submission import Defaults
 from audit.events import Actor
 from auth import Principal
-from errors import JobWithoutResult, ServiceError, UnknownModel
-from jobs import queries
-from jobs.dead_letters import INPUT_FAULTS
+from errors import ServiceError, UnknownModel
 from jobs.queries import WindowView
-from models import FINAL, AuditAction, JobStatus, Scope, TranscriptionJob
 from speech.transcript import Transcript
 
 router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(single_values)])
 
-JOB_HEADER: Final = "x-job-id"
 #: When Whisper was published; OpenAI's clients expect a time of each model.
 CREATED: Final = 1_663_718_400
-LATER: Final = "The job is not done yet: it goes on. Send the request again to wait for it."
 
 _ANSWERS: Final[Responses] = {
     200: {
@@ -133,7 +123,7 @@ def _model(name: str) -> Model:
     return Model(id=name, owned_by="openai" if name in openai_form.ALIASES else "local")
 
 
-class _Call:
+class _Call(Call):
     """One request for a transcript."""
 
     def __init__(
@@ -145,75 +135,35 @@ class _Call:
         *,
         translate: bool,
     ) -> None:
-        self._request = request
-        self._principal = principal
-        self._by = by
-        self._services = services
+        wait_seconds = services.settings.openai_wait_seconds
+        super().__init__(request, principal, by, services, wait_seconds=wait_seconds)
         self._translate = translate
 
     async def answer(self) -> Response:
         """Make the job, or find it, and answer with its transcript when it is there.
 
         Raises:
-            TooManyWaits: As many as may wait do so with this key already.
-            HTTPException: 504, it takes longer than we wait.
-            JobWithoutResult: It was cancelled.
-            ClientDisconnect: Nobody waits any more; the job goes on.
-            ServiceError: See ``Submission.receive``.
+            ServiceError, HTTPException, ClientDisconnect: See ``Call``.
         """
-        respond_async = _prefers_async(self._request)
-        if not respond_async:
-            # before a byte of the body is read
-            self._services.hub.require_room(self._principal)
         form = OpenAIForm(
             Defaults.of(self._services.settings),
             self._principal,
             translate=self._translate,
-            respond_async=respond_async,
+            respond_async=self.prefers_async,
         )
-        added = await self._receive(form)
+        added = await self.submit(form, waits=not self.prefers_async)
         asked, job_id = form.asked(added.fields), added.shown.id
-        self._name_job(job_id)
-        if added.lane is not None and not added.shown.queue_paused:
-            await run_in_threadpool(self._services.publish, job_id, added.lane)
         if asked.respond_async:
-            body = added.shown.model_dump(mode="json")
-            return JSONResponse(body, HTTPStatus.ACCEPTED, dict(added.headers))
+            return accepted(added)
         if asked.stream:
             tell = functools.partial(self._tell, job_id)
             return EventStream(self._services.hub, job_id, self._principal, tell)
-        await self._wait(job_id)
+        await self.wait(job_id)
         return await run_in_threadpool(self._result, job_id, asked)
-
-    async def _receive(self, form: OpenAIForm) -> Added:
-        key = idempotency.key_of(self._request.headers)
-        with self._services.under_way.hold(self._principal.owner_id, key):
-            submission = Submission(
-                self._request, self._principal, self._services, form, key, known_by_content=True
-            )
-            return await submission.receive()
-
-    def _name_job(self, job_id: uuid.UUID) -> None:
-        """Have the answer name the job, whatever becomes of it."""
-        state: dict[str, Any] = self._request.scope["state"]
-        state[ANSWER_HEADERS] = {**state.get(ANSWER_HEADERS, {}), JOB_HEADER: str(job_id)}
-
-    async def _wait(self, job_id: uuid.UUID) -> None:
-        """Wait until the job has ended, for as long as we do."""
-        services = self._services
-        with (
-            services.hub.follow(job_id, self._principal) as follower,
-            follower.listening(self._request.receive),
-        ):
-            standing = (await run_in_threadpool(services.standings, [job_id]))[job_id]
-            if standing.ended or await follower.end(services.settings.openai_wait_seconds):
-                return
-            if follower.left and not follower.dismissed:
-                raise ClientDisconnect
 
     async def _tell(self, job_id: uuid.UUID, follower: Follower) -> AsyncGenerator[str, None]:
         """Stream the transcript, as windows are done."""
-        most = self._services.settings.openai_wait_seconds
+        most = self._wait_seconds
         quiet = min(most, QUIET_SECONDS)
         story = Story(
             self._services, job_id, follower, self._principal, self._by, quiet_seconds=quiet
@@ -236,7 +186,7 @@ class _Call:
     def _last(self, job_id: uuid.UUID) -> str:
         scope = self._request.scope
         try:
-            found = self._find(job_id)
+            found = self.find(job_id)
         except HTTPException:
             return openai_stream.failed(problem(scope, 504, "still_transcribing", LATER))
         except ServiceError as error:
@@ -250,7 +200,7 @@ class _Call:
         return problem(self._request.scope, 503, "unavailable", detail)
 
     def _result(self, job_id: uuid.UUID, asked: Asked) -> Response:
-        found = self._find(job_id)
+        found = self.find(job_id)
         if isinstance(found, Response):
             return found
         text = openai_formats.render(
@@ -260,38 +210,3 @@ class _Call:
             translated=self._translate,
         )
         return Response(text, media_type=openai_formats.FORMATS[asked.response_format])
-
-    def _find(self, job_id: uuid.UUID) -> Transcript | Response:
-        """Read the transcript, or say why there is none."""
-        with self._services.transaction() as session:
-            # they may have waited for long
-            auth.require_still(session, self._principal, Scope.JOBS_READ)
-            job = jobs.find(session, job_id, self._principal).job
-            if job.status not in FINAL:
-                raise HTTPException(HTTPStatus.GATEWAY_TIMEOUT, LATER)
-            transcript = queries.transcript(session, job_id)
-            if job.status != JobStatus.COMPLETED or transcript is None:
-                return self._failure(job)
-            self._services.trail.read(session, self._by, AuditAction.TRANSCRIPT_READ, job_id)
-        return transcript
-
-    def _failure(self, job: TranscriptionJob) -> Response:
-        """Say why there is no transcript; the queue has tried again already, as often as it may."""
-        if job.status != JobStatus.FAILED:
-            raise JobWithoutResult(job_status=job.status)
-        theirs = job.failure_reason in INPUT_FAULTS
-        status = HTTPStatus.BAD_REQUEST if theirs else HTTPStatus.INTERNAL_SERVER_ERROR
-        return problem(
-            self._request.scope,
-            status,
-            job.failure_reason or "internal_error",
-            job.error_message or "The job failed.",
-            headers={"x-should-retry": "false"},
-        )
-
-
-def _prefers_async(request: Request) -> bool:
-    """Read ``Prefer`` (RFC 7240)."""
-    preferences = ",".join(request.headers.getlist("prefer"))
-    words = {word.partition(";")[0].strip().lower() for word in preferences.split(",")}
-    return "respond-async" in words

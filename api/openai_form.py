@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from api import openai_stream, submission
 from api.errors import invalid
+from api.multipart import FILE_FIELD
 from api.openai_formats import FORMATS
 from api.submission import Defaults, Wishes
 from auth import Principal
@@ -88,6 +89,8 @@ class OpenAIForm:
         respond_async: What the headers say of it.
     """
 
+    file_field = FILE_FIELD
+    preface = b""
     #: Any name: clients send fields of other servers along.
     known = None
 

@@ -65,13 +65,14 @@ def _verbose(
         "text": transcript.text,
     }
     if "segment" in granularities:
-        document["segments"] = [_segment(i, s) for i, s in enumerate(transcript.segments)]
+        document["segments"] = [segment_fields(i, s) for i, s in enumerate(transcript.segments)]
     if "word" in granularities:
         document["words"] = [_word(w) for s in transcript.segments for w in s.words]
     return {**document, **_usage(transcript)}
 
 
-def _segment(number: int, segment: Segment) -> dict[str, Any]:
+def segment_fields(number: int, segment: Segment) -> dict[str, Any]:
+    """Say of a segment what Whisper's own documents say of it."""
     return {
         "id": number,
         # of Whisper's window; a segment that begins it is as near as our rows tell

@@ -193,6 +193,16 @@ def _one_of(name: str, choices: Mapping[str, Any]) -> Callable[[str], Any]:
     return read
 
 
+def boolean(name: str, sent: str) -> bool:
+    """Read a yes or a no.
+
+    Raises:
+        InvalidRequest: It is neither.
+    """
+    value: bool = _one_of(name, _BOOLEANS)(sent)
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class Field:
     """One thing that a client may say."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 import anyio
 from starlette.concurrency import run_in_threadpool
@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from api import addresses
-from api.multipart import MAX_OVERHEAD_BYTES, FormReader, boundary_of
+from api.multipart import FILE_FIELD, MAX_OVERHEAD_BYTES, FormReader, boundary_of
 from api.submission import FIELDS, Defaults, Wishes, read, said
 from auth import Principal
 from errors import ServiceError, UploadTooLarge
@@ -77,6 +77,14 @@ class Form(Protocol):
     """How the fields of one submission are understood."""
 
     @property
+    def file_field(self) -> str:
+        """The name of its file."""
+
+    @property
+    def preface(self) -> bytes:
+        """What is stored before the file's first byte, since its sender leaves it out."""
+
+    @property
     def known(self) -> Collection[str] | None:
         """Their names; None: any will do."""
 
@@ -89,6 +97,9 @@ class Form(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OurForm:
     """The fields of ``FIELDS``, in the form and in the query."""
+
+    file_field: ClassVar = FILE_FIELD
+    preface: ClassVar = b""
 
     query: Mapping[str, str]
     defaults: Defaults
@@ -122,13 +133,14 @@ async def receive(request: Request, store: Store, form: Form, job_id: uuid.UUID)
     form.wishes({})
     reader = FormReader(
         boundary_of(request.headers.get("content-type")),
+        file_field=form.file_field,
         known=form.known,
         before_file=form.wishes,
     )
     _require_plain(request)
     expected_bytes = _expected_bytes(request, store)
     async with _writing(store, job_id, expected_bytes) as pen:
-        await _copy(request, reader, pen)
+        await _copy(request, reader, pen, form.preface)
         filename = reader.require_end()
         wishes, words = form.wishes(reader.fields), form.said(reader.fields)
         upload = await pen.finish()
@@ -205,10 +217,11 @@ async def _writing(store: Store, job_id: uuid.UUID, expected_bytes: int) -> Asyn
             await pen.close()
 
 
-async def _copy(request: Request, reader: FormReader, pen: _Pen) -> None:
+async def _copy(request: Request, reader: FormReader, pen: _Pen, preface: bytes) -> None:
     async for data in request.stream():
         reader.feed(data)
         if reader.waiting_bytes >= STEP_BYTES:
-            await pen.write(reader.take())
-    if reader.waiting_bytes:
-        await pen.write(reader.take())
+            await pen.write(preface + reader.take())
+            preface = b""
+    if reader.waiting_bytes:  # a file without a byte gets no preface: it is empty
+        await pen.write(preface + reader.take())

@@ -676,6 +676,7 @@ LEAST = {
     "header_timeout_seconds": (0.001, 0),
     "body_timeout_seconds": (0.001, 0),
     "openai_wait_seconds": (0, -1),
+    "asr_wait_seconds": (0, -1),
     "keep_alive_seconds": (0.001, 0),
     "max_connections": (1, 0),
     "max_connections_per_address": (1, 0),

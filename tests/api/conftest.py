@@ -99,6 +99,7 @@ def make_settings(engine: Engine, redis_url: str, tmp_path: Path) -> Callable[..
             "publish_budget_ms": 10_000,
             # and none has a worker
             "openai_wait_seconds": 0.0,
+            "asr_wait_seconds": 0.0,
         }
         return Settings(**{**given, **values})
 

@@ -107,9 +107,14 @@ def example(schema: Mapping[str, Any]) -> Any:
 def body(operation: Operation) -> dict[str, Any]:
     content = METHODS.get(operation, {}).get("requestBody", {}).get("content", {})
     if form := content.get("multipart/form-data"):
+        (field,) = form["schema"]["required"]
+        given: dict[str, Any] = {"files": {field: ("a.mp3", b"sound")}}
         # nobody here does the job that an answer would wait for
-        more = {"data": {"async": "true"}} if "async" in form["schema"]["properties"] else {}
-        return {"files": {"file": ("a.mp3", b"sound")}, **more}
+        if "async" in form["schema"]["properties"]:
+            given["data"] = {"async": "true"}
+        if any(each["name"] == "async" for each in METHODS[operation].get("parameters", ())):
+            given["params"] = {"async": "true"}
+        return given
     if "application/json" in content:
         return {"json": example(content["application/json"]["schema"])}
     return {}

@@ -45,8 +45,9 @@ DOCUMENTED: Final = [
 ]
 SUBMIT: Final = ("post", "/transcribe")
 OPENAI: Final = (("post", "/v1/audio/transcriptions"), ("post", "/v1/audio/translations"))
+ASR: Final = (("post", "/asr"), ("post", "/detect-language"))
 ADDING: Final = ("post", "/batches/{batch_id}/files")
-SUBMITTING: Final = (SUBMIT, *OPENAI, ADDING)
+SUBMITTING: Final = (SUBMIT, *OPENAI, *ASR, ADDING)
 #: What asks for a job that another answer would not be refused with.
 CHANGES: Final = {("patch", "/jobs/{job_id}"): {"priority": "high"}}
 MB: Final = 2**20
@@ -245,7 +246,9 @@ def no_form(attempt: Attempt) -> httpx2.Response:
 
 
 def large_upload(attempt: Attempt) -> httpx2.Response:
-    return attempt.call(files={"file": ("a.mp3", bytes(MB + 1))})
+    given = body(attempt.operation)
+    (field,) = given["files"]
+    return attempt.call(**{**given, "files": {field: ("a.mp3", bytes(MB + 1))}})
 
 
 def no_model(attempt: Attempt) -> httpx2.Response:
@@ -253,7 +256,11 @@ def no_model(attempt: Attempt) -> httpx2.Response:
 
 
 def too_late(attempt: Attempt) -> httpx2.Response:
-    return attempt.call(**{**body(attempt.operation), "data": {}})
+    return attempt.call(**{**body(attempt.operation), "data": {}, "params": {}})
+
+
+def no_such_switch(attempt: Attempt) -> httpx2.Response:
+    return attempt.call(**{**body(attempt.operation), "params": {"encode": "perhaps"}})
 
 
 def full_disk(attempt: Attempt) -> httpx2.Response:
@@ -298,7 +305,8 @@ OF_ONE: Final[dict[tuple[Operation, int], Way]] = {
     **{(operation, 415): other_media for operation in SUBMITTING},
     **{(operation, 507): full_disk for operation in SUBMITTING},
     **{(operation, 404): no_model for operation in OPENAI},
-    **{(operation, 504): too_late for operation in OPENAI},
+    **{(operation, 504): too_late for operation in (*OPENAI, *ASR)},
+    **{(operation, 422): no_such_switch for operation in ASR},
     (("get", "/v1/models"), 400): twice,
     (("get", "/v1/models/{name}"), 400): twice,
     (("get", "/jobs"), 400): no_cursor,

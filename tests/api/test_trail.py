@@ -132,6 +132,8 @@ ACTS: dict[tuple[str, str], tuple[AuditAction, Any, Any]] = {
     ("post", "/transcribe"): (AuditAction.JOB_SUBMITTED, nothing, None),
     ("post", "/v1/audio/transcriptions"): (AuditAction.JOB_SUBMITTED, nothing, None),
     ("post", "/v1/audio/translations"): (AuditAction.JOB_SUBMITTED, nothing, None),
+    ("post", "/asr"): (AuditAction.JOB_SUBMITTED, nothing, None),
+    ("post", "/detect-language"): (AuditAction.JOB_SUBMITTED, nothing, None),
     ("patch", "/jobs/{job_id}"): (AuditAction.JOB_CHANGED, of_job("submit"), {"priority": "high"}),
     ("post", "/jobs/{job_id}/cancel"): (AuditAction.JOB_CANCELLED, of_job("submit"), None),
     ("delete", "/transcribe/{job_id}"): (AuditAction.JOB_CANCELLED, of_job("processing"), None),
@@ -187,6 +189,8 @@ def do(client, operation, headers, ids, said):
         body = {"files": FILE}
     if path.startswith("/v1/audio/"):
         body = {"files": FILE, "data": {"model": "whisper-1", "async": "true"}}
+    if path in {"/asr", "/detect-language"}:
+        body = {"files": {"audio_file": FILE["file"]}, "params": {"async": "true"}}
     return client.request(method, path.replace("{name}", "high"), headers=headers, **body)
 
 
