@@ -49,6 +49,15 @@ def test_other_credentials_are_refused(pairs):
         sent_key(headers(*pairs))
 
 
+@pytest.mark.parametrize("sent", ["Basic YTpr", "basic  YTpr", "Basic Oms="])
+def test_where_it_may_be_a_password_it_is_found_there(sent):
+    assert sent_key(headers(("authorization", sent)), basic=True) == "k"
+
+
+def test_where_it_may_be_a_password_bearer_works_as_well():
+    assert sent_key(headers(("authorization", "Bearer k")), basic=True) == "k"
+
+
 def test_bearer_works_as_well(client, alice):
     bearer = {"Authorization": f"Bearer {alice['X-API-Key']}"}
 

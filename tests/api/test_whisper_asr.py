@@ -432,18 +432,23 @@ def test_a_password_that_is_no_key_is_refused(client, headers, jobs):
 
 
 @pytest.mark.security("authentication", "a key as a password, on every other route")
-def test_a_password_is_a_key_nowhere_else(client):
-    others = [
-        (method, path)
-        for path, methods in client.app.openapi()["paths"].items()
-        for method, operation in methods.items()
-        if operation.get("security") and path not in {ASR, DETECT}
-    ]
+def test_a_password_is_a_key_nowhere_else(make_settings):
+    app = create_app(make_settings(max_auth_failures=0))
+    operations = app.openapi()["paths"].items()
+    with TestClient(app) as client:
+        others = [
+            (method, path)
+            for path, methods in operations
+            for method, operation in methods.items()
+            if operation.get("security") and path not in {ASR, DETECT}
+        ]
+        answers = [
+            client.request(method, re.sub(r"{\w+}", "x", path), headers=basic(ADMIN_KEY))
+            for method, path in others
+        ]
 
     assert len(others) > 20
-    for method, path in others:
-        url = re.sub(r"{\w+}", str(uuid.uuid4()), path)
-        assert client.request(method, url, headers=basic(ADMIN_KEY)).status_code == 401, url
+    assert {answer.status_code for answer in answers} == {401}
 
 
 def test_without_keys_nobody_needs_one(make_settings):
