@@ -57,8 +57,8 @@ FIELDS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         "language": {"type": "string", "description": "Language that is spoken, such as `en`."},
         "initial_prompt": {
             "type": "string",
-            "maxLength": submission.MAX_PROMPT_CHARS,
-            "description": "Text that the model is told came before.",
+            "description": "Text that the model is told came before, up to"
+            f" {submission.MAX_PROMPT_CHARS} characters; the address has an end, too.",
         },
         "word_timestamps": {**_SWITCH, "description": "Whether `json` tells of words."},
         "vad_filter": {**_SWITCH, "description": "Taken, and changes nothing."},
