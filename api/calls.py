@@ -7,6 +7,7 @@ and finds it by sending the same again.
 from __future__ import annotations
 
 import uuid
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -35,32 +36,24 @@ JOB_HEADER: Final = "x-job-id"
 LATER: Final = "The job is not done yet: it goes on. Send the request again to wait for it."
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One request for what a job comes to.
+    """One request for what a job comes to."""
 
-    Args:
-        wait_seconds: Longest time that it waits for the job.
-    """
+    request: Request
+    principal: Principal
+    by: Actor
+    services: Services
 
-    def __init__(
-        self,
-        request: Request,
-        principal: Principal,
-        by: Actor,
-        services: Services,
-        *,
-        wait_seconds: float,
-    ) -> None:
-        self._request = request
-        self._principal = principal
-        self._by = by
-        self._services = services
-        self._wait_seconds = wait_seconds
+    @property
+    def wait_seconds(self) -> float:
+        """Longest time that it waits for the job."""
+        raise NotImplementedError
 
     @property
     def prefers_async(self) -> bool:
         """Whether ``Prefer`` (RFC 7240) asks for the job itself."""
-        preferences = ",".join(self._request.headers.getlist("prefer"))
+        preferences = ",".join(self.request.headers.getlist("prefer"))
         words = {word.partition(";")[0].strip().lower() for word in preferences.split(",")}
         return "respond-async" in words
 
@@ -76,20 +69,20 @@ class Call:
         """
         if waits:
             # before a byte of the body is read
-            self._services.hub.require_room(self._principal)
+            self.services.hub.require_room(self.principal)
         added = await self._receive(form)
-        state: dict[str, Any] = self._request.scope["state"]
+        state: dict[str, Any] = self.request.scope["state"]
         named = {JOB_HEADER: str(added.shown.id)}
         state[ANSWER_HEADERS] = {**state.get(ANSWER_HEADERS, {}), **named}
         if added.lane is not None and not added.shown.queue_paused:
-            await run_in_threadpool(self._services.publish, added.shown.id, added.lane)
+            await run_in_threadpool(self.services.publish, added.shown.id, added.lane)
         return added
 
     async def _receive(self, form: Form) -> Added:
-        key = idempotency.key_of(self._request.headers)
-        with self._services.under_way.hold(self._principal.owner_id, key):
+        key = idempotency.key_of(self.request.headers)
+        with self.services.under_way.hold(self.principal.owner_id, key):
             submission = Submission(
-                self._request, self._principal, self._services, form, key, known_by_content=True
+                self.request, self.principal, self.services, form, key, known_by_content=True
             )
             return await submission.receive()
 
@@ -99,13 +92,13 @@ class Call:
         Raises:
             ClientDisconnect: Nobody waits any more; the job goes on.
         """
-        services = self._services
+        services = self.services
         with (
-            services.hub.follow(job_id, self._principal) as follower,
-            follower.listening(self._request.receive),
+            services.hub.follow(job_id, self.principal) as follower,
+            follower.listening(self.request.receive),
         ):
             standing = (await run_in_threadpool(services.standings, [job_id]))[job_id]
-            if standing.ended or await follower.end(self._wait_seconds):
+            if standing.ended or await follower.end(self.wait_seconds):
                 return
             if follower.left and not follower.dismissed:
                 raise ClientDisconnect
@@ -118,16 +111,16 @@ class Call:
             JobWithoutResult: It was cancelled.
             NotAuthenticated: The key is good no more.
         """
-        with self._services.transaction() as session:
+        with self.services.transaction() as session:
             # they may have waited for long
-            auth.require_still(session, self._principal, Scope.JOBS_READ)
-            job = jobs.find(session, job_id, self._principal).job
+            auth.require_still(session, self.principal, Scope.JOBS_READ)
+            job = jobs.find(session, job_id, self.principal).job
             if job.status not in FINAL:
                 raise HTTPException(HTTPStatus.GATEWAY_TIMEOUT, LATER)
             transcript = queries.transcript(session, job_id)
             if job.status != JobStatus.COMPLETED or transcript is None:
                 return self._failure(job)
-            self._services.trail.read(session, self._by, AuditAction.TRANSCRIPT_READ, job_id)
+            self.services.trail.read(session, self.by, AuditAction.TRANSCRIPT_READ, job_id)
         return transcript
 
     def _failure(self, job: TranscriptionJob) -> Response:
@@ -137,7 +130,7 @@ class Call:
         theirs = job.failure_reason in INPUT_FAULTS
         status = HTTPStatus.BAD_REQUEST if theirs else HTTPStatus.INTERNAL_SERVER_ERROR
         return problem(
-            self._request.scope,
+            self.request.scope,
             status,
             job.failure_reason or "internal_error",
             job.error_message or "The job failed.",

@@ -6,6 +6,7 @@ import functools
 import time
 import uuid
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Path, Request, Response
@@ -22,11 +23,8 @@ from api.event_stream import COMMENT, EVENT, EventStream
 from api.hub import Follower
 from api.openai_form import MODELS, Asked, OpenAIForm
 from api.schemas import JobDetail
-from api.services import Services
 from api.story import QUIET_SECONDS, Story
 from api.submission import Defaults
-from audit.events import Actor
-from auth import Principal
 from errors import ServiceError, UnknownModel
 from jobs.queries import WindowView
 from speech.transcript import Transcript
@@ -79,7 +77,8 @@ class ModelList(BaseModel):
 async def transcribe(
     request: Request, principal: Writer, by: By, services: ServicesDep
 ) -> Response:
-    return await _Call(request, principal, by, services, translate=False).answer()
+    call = _Call(request=request, principal=principal, by=by, services=services, translate=False)
+    return await call.answer()
 
 
 @router.post(
@@ -92,7 +91,8 @@ async def transcribe(
     openapi_extra=openai_body(openai_form.FIELDS),
 )
 async def translate(request: Request, principal: Writer, by: By, services: ServicesDep) -> Response:
-    return await _Call(request, principal, by, services, translate=True).answer()
+    call = _Call(request=request, principal=principal, by=by, services=services, translate=True)
+    return await call.answer()
 
 
 @router.get(
@@ -123,21 +123,15 @@ def _model(name: str) -> Model:
     return Model(id=name, owned_by="openai" if name in openai_form.ALIASES else "local")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Call(Call):
     """One request for a transcript."""
 
-    def __init__(
-        self,
-        request: Request,
-        principal: Principal,
-        by: Actor,
-        services: Services,
-        *,
-        translate: bool,
-    ) -> None:
-        wait_seconds = services.settings.openai_wait_seconds
-        super().__init__(request, principal, by, services, wait_seconds=wait_seconds)
-        self._translate = translate
+    translate: bool
+
+    @property
+    def wait_seconds(self) -> float:
+        return self.services.settings.openai_wait_seconds
 
     async def answer(self) -> Response:
         """Make the job, or find it, and answer with its transcript when it is there.
@@ -146,9 +140,9 @@ class _Call(Call):
             ServiceError, HTTPException, ClientDisconnect: See ``Call``.
         """
         form = OpenAIForm(
-            Defaults.of(self._services.settings),
-            self._principal,
-            translate=self._translate,
+            Defaults.of(self.services.settings),
+            self.principal,
+            translate=self.translate,
             respond_async=self.prefers_async,
         )
         added = await self.submit(form, waits=not self.prefers_async)
@@ -157,17 +151,15 @@ class _Call(Call):
             return accepted(added)
         if asked.stream:
             tell = functools.partial(self._tell, job_id)
-            return EventStream(self._services.hub, job_id, self._principal, tell)
+            return EventStream(self.services.hub, job_id, self.principal, tell)
         await self.wait(job_id)
         return await run_in_threadpool(self._result, job_id, asked)
 
     async def _tell(self, job_id: uuid.UUID, follower: Follower) -> AsyncGenerator[str, None]:
         """Stream the transcript, as windows are done."""
-        most = self._wait_seconds
+        most = self.wait_seconds
         quiet = min(most, QUIET_SECONDS)
-        story = Story(
-            self._services, job_id, follower, self._principal, self._by, quiet_seconds=quiet
-        )
+        story = Story(self.services, job_id, follower, self.principal, self.by, quiet_seconds=quiet)
         deltas, heard_at = openai_stream.Deltas(), time.monotonic()
         async for news in story.tell():
             if news is not None:
@@ -184,7 +176,7 @@ class _Call(Call):
             yield await run_in_threadpool(self._last, job_id)
 
     def _last(self, job_id: uuid.UUID) -> str:
-        scope = self._request.scope
+        scope = self.request.scope
         try:
             found = self.find(job_id)
         except HTTPException:
@@ -197,7 +189,7 @@ class _Call(Call):
 
     def _stopping(self) -> Response:
         detail = "The service is stopping, and the job goes on: send the request again."
-        return problem(self._request.scope, 503, "unavailable", detail)
+        return problem(self.request.scope, 503, "unavailable", detail)
 
     def _result(self, job_id: uuid.UUID, asked: Asked) -> Response:
         found = self.find(job_id)
@@ -207,6 +199,6 @@ class _Call(Call):
             found,
             asked.response_format,
             granularities=asked.granularities,
-            translated=self._translate,
+            translated=self.translate,
         )
         return Response(text, media_type=openai_formats.FORMATS[asked.response_format])

@@ -6,6 +6,7 @@ Source: ``app/webservice.py`` of ahmetoner/whisper-asr-webservice.
 from __future__ import annotations
 
 import uuid
+from dataclasses import dataclass
 from json import dumps
 from typing import Final
 from urllib.parse import quote
@@ -19,11 +20,8 @@ from api.calls import JOB_HEADER, Call, accepted
 from api.dependencies import ASR, DETECT_LANGUAGE, By, ServicesDep, Writer, single_values
 from api.documentation import Responses, asr_body, problems
 from api.schemas import JobDetail
-from api.services import Services
 from api.submission import Defaults
 from api.whisper_asr_form import AsrForm
-from audit.events import Actor
-from auth import Principal
 from speech import formats
 from speech.engines.languages import LANGUAGES
 from speech.formats import FORMATS, typography
@@ -71,7 +69,8 @@ class Detected(BaseModel):
     openapi_extra=asr_body(whisper_asr_form.FILE_FIELD, whisper_asr_form.FIELDS),
 )
 async def asr(request: Request, principal: Writer, by: By, services: ServicesDep) -> Response:
-    return await _Call(request, principal, by, services, detects=False).answer()
+    call = _Call(request=request, principal=principal, by=by, services=services, detects=False)
+    return await call.answer()
 
 
 @router.post(
@@ -94,24 +93,19 @@ async def asr(request: Request, principal: Writer, by: By, services: ServicesDep
 async def detect_language(
     request: Request, principal: Writer, by: By, services: ServicesDep
 ) -> Response:
-    return await _Call(request, principal, by, services, detects=True).answer()
+    call = _Call(request=request, principal=principal, by=by, services=services, detects=True)
+    return await call.answer()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Call(Call):
     """One request for a transcript, or for its language alone."""
 
-    def __init__(
-        self,
-        request: Request,
-        principal: Principal,
-        by: Actor,
-        services: Services,
-        *,
-        detects: bool,
-    ) -> None:
-        wait_seconds = services.settings.asr_wait_seconds
-        super().__init__(request, principal, by, services, wait_seconds=wait_seconds)
-        self._detects = detects
+    detects: bool
+
+    @property
+    def wait_seconds(self) -> float:
+        return self.services.settings.asr_wait_seconds
 
     async def answer(self) -> Response:
         """Make the job, or find it, and answer with what it comes to when it is there.
@@ -120,10 +114,10 @@ class _Call(Call):
             ServiceError, HTTPException, ClientDisconnect: See ``Call``.
         """
         form = AsrForm(
-            self._request.query_params,
-            Defaults.of(self._services.settings),
-            self._principal,
-            detects=self._detects,
+            self.request.query_params,
+            Defaults.of(self.services.settings),
+            self.principal,
+            detects=self.detects,
             respond_async=self.prefers_async,
         )
         added = await self.submit(form, waits=not form.asked.respond_async)
@@ -136,7 +130,7 @@ class _Call(Call):
         found = self.find(uuid.UUID(str(shown.id)))
         if isinstance(found, Response):
             return found
-        if self._detects:
+        if self.detects:
             return Response(_detected(found).model_dump_json(), media_type="application/json")
         headers = {
             ENGINE_HEADER: shown.engine,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 from uuid_utils.compat import uuid7
@@ -232,6 +232,26 @@ class Jobs:
 @pytest.fixture
 def jobs(sessions: sessionmaker[Session], settings: Settings) -> Jobs:
     return Jobs(sessions, settings)
+
+
+@pytest.fixture
+def finishing(jobs: Jobs) -> Callable[..., threading.Thread]:
+    """Ends the next job as a worker does, once somebody has submitted it."""
+
+    def start(end: Callable[[uuid.UUID], Any] = jobs.finish) -> threading.Thread:
+        def run() -> None:
+            def waiting() -> uuid.UUID | None:
+                with jobs.sessions() as session:
+                    query = select(TranscriptionJob.id).where(TranscriptionJob.status == "pending")
+                    return session.scalar(query)
+
+            end(poll(waiting))
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        return thread
+
+    return start
 
 
 @dataclass(frozen=True)

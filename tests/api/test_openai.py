@@ -1,7 +1,6 @@
 """OpenAI's routes: what is asked, what is answered, and the job behind it."""
 
 import re
-import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +18,8 @@ from app import create_app
 from config import Settings
 from errors import NotAudio
 from jobs.lifecycle import Failure
-from models import ApiKey, AuditAction, AuditEvent, JobStatus, Scope, TranscriptionJob
-from tests.api.conftest import Jobs, poll, serving, stored
+from models import ApiKey, AuditAction, AuditEvent, JobStatus, Scope
+from tests.api.conftest import serving, stored
 from tests.recordings import PROJECT_DIR
 
 PAPER = (PROJECT_DIR / "docs/openai.md").read_text("utf-8")
@@ -34,26 +33,6 @@ def ask(client: TestClient, key: Headers, path: str = TRANSCRIBE, **fields: Any)
     files = {"file": ("talk.mp3", content)}
     answer: httpx2.Response = client.post(path, files=files, data=fields, headers=headers)
     return answer
-
-
-@pytest.fixture
-def finishing(jobs: Jobs) -> Callable[..., threading.Thread]:
-    """Ends the next job as a worker does, once somebody has submitted it."""
-
-    def start(end: Callable[[uuid.UUID], Any] = jobs.finish) -> threading.Thread:
-        def run() -> None:
-            def waiting() -> uuid.UUID | None:
-                with jobs.sessions() as session:
-                    query = select(TranscriptionJob.id).where(TranscriptionJob.status == "pending")
-                    return session.scalar(query)
-
-            end(poll(waiting))
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        return thread
-
-    return start
 
 
 @pytest.fixture

@@ -16,9 +16,7 @@ from jobs import lifecycle
 from jobs.queries import WindowView
 from models import AuditAction, AuditEvent
 from tests.api.conftest import SEGMENT, TRANSCRIPT, WINDOW, Jobs
-from tests.api.test_openai import ask, finishing
-
-__all__ = ["finishing"]
+from tests.api.test_openai import ask
 
 EVENTS: TypeAdapter[Any] = TypeAdapter(TranscriptionStreamEvent)
 

@@ -3,7 +3,6 @@
 import base64
 import json
 import re
-import threading
 import uuid
 import wave
 from collections.abc import Callable
@@ -19,10 +18,10 @@ from app import create_app
 from config import Settings
 from errors import NotAudio
 from jobs.lifecycle import Failure
-from models import ApiKey, AuditAction, AuditEvent, JobStatus, Scope, TranscriptionJob
+from models import ApiKey, AuditAction, AuditEvent, JobStatus, Scope
 from speech import audio
 from speech.audio import DecodeLimits
-from tests.api.conftest import ADMIN_KEY, Jobs, poll, stored
+from tests.api.conftest import ADMIN_KEY, stored
 from tests.recordings import PROJECT_DIR, sample
 
 PAPER = (PROJECT_DIR / "docs/whisper-asr.md").read_text("utf-8")
@@ -41,26 +40,6 @@ def ask(client: TestClient, key: Headers, path: str = ASR, **query: Any) -> http
 
 def basic(key: str, user: str = "bazarr") -> Headers:
     return {"Authorization": f"Basic {base64.b64encode(f'{user}:{key}'.encode()).decode()}"}
-
-
-@pytest.fixture
-def finishing(jobs: Jobs) -> Callable[..., threading.Thread]:
-    """Ends the next job as a worker does, once somebody has submitted it."""
-
-    def start(end: Callable[[uuid.UUID], Any] = jobs.finish) -> threading.Thread:
-        def run() -> None:
-            def waiting() -> uuid.UUID | None:
-                with jobs.sessions() as session:
-                    query = select(TranscriptionJob.id).where(TranscriptionJob.status == "pending")
-                    return session.scalar(query)
-
-            end(poll(waiting))
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        return thread
-
-    return start
 
 
 @pytest.fixture

@@ -3,22 +3,23 @@
 import re
 import signal
 import wave
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from models import JobStatus, TranscriptionJob
 from tests.recordings import repeated, sample
 from tests.stack.conftest import Stack, wait_for
+from tests.stack.test_openai import KEY, Service, pool, service
+
+__all__ = ["pool", "service"]
 
 pytestmark = [pytest.mark.stack, pytest.mark.model]
 
-KEY = "a-key-of-the-asr-tests"
 SAMPLE = sample("digits-en.wav")
 VIDEO = "/films/A Film (1999)/a film.mkv"
 
@@ -30,30 +31,11 @@ def raw(path: Path) -> bytes:
         return source.readframes(source.getnframes())
 
 
-class Service:
-    """A web process, and what a client does with it."""
+class Client:
+    """Sends what a client of whisper-asr-webservice does, with the key in the address."""
 
-    def __init__(self, stack: Stack, **variables: str) -> None:
-        self.stack = stack
-        self.process, url = stack.web(API_KEYS=KEY, **variables)
-        self.port = int(url.rpartition(":")[2])
-        #: As somebody writes it into Bazarr's settings.
-        self.url = url.replace("://", f"://bazarr:{KEY}@")
-        self.wait()
-
-    def wait(self) -> None:
-        wait_for(self._ready, "the web process answers")
-
-    def _ready(self) -> bool:
-        try:
-            return httpx2.get(f"{self.url}/ready").status_code == httpx2.codes.OK
-        except httpx2.HTTPError:
-            return False
-
-    def again(self) -> None:
-        """Start another web process in the place of the first."""
-        self.stack.start("web", "app.py", PORT=str(self.port), API_KEYS=KEY)
-        self.wait()
+    def __init__(self, service: Service) -> None:
+        self.url = service.url.replace("://", f"://bazarr:{KEY}@")
 
     def post(self, path: str, sound: bytes, name: str, **query: Any) -> httpx2.Response:
         return httpx2.post(
@@ -65,24 +47,10 @@ class Service:
         query = {"task": "transcribe", "language": "en", "output": "srt", "encode": "false"}
         return self.post("/asr", sound, "audio_file", **query, video_file=VIDEO)
 
-    def jobs(self) -> int:
-        with self.stack.sessions() as session:
-            return session.scalar(select(func.count(TranscriptionJob.id))) or 0
-
-    def status(self) -> str | None:
-        with self.stack.sessions() as session:
-            return session.scalar(select(TranscriptionJob.status))
-
 
 @pytest.fixture
-def service(stack: Stack) -> Service:
-    return Service(stack)
-
-
-@pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor() as pool:
-        yield pool
+def client(service: Service) -> Client:
+    return Client(service)
 
 
 def spoken(srt: str) -> list[str]:
@@ -91,13 +59,13 @@ def spoken(srt: str) -> list[str]:
     return " ".join(lines).split()
 
 
-def test_bazarr_gets_its_subtitles(stack: Stack, service: Service) -> None:
+def test_bazarr_gets_its_subtitles(stack: Stack, client: Client) -> None:
     stack.worker()
     sound = raw(SAMPLE.path)
-    told = service.post(
+    told = client.post(
         "/detect-language", sound, "audio_file", encode="false", video_file=VIDEO
     ).json()
-    answer = service.subtitles(sound)
+    answer = client.subtitles(sound)
 
     assert (told["detected_language"], told["language_code"]) == ("english", "en")
     assert 0 < told["confidence"] <= 1
@@ -107,13 +75,13 @@ def test_bazarr_gets_its_subtitles(stack: Stack, service: Service) -> None:
     assert spoken(answer.text) == SAMPLE.text.split()
 
 
-def test_an_odd_byte_at_the_end_costs_no_word(stack: Stack, service: Service) -> None:
+def test_an_odd_byte_at_the_end_costs_no_word(stack: Stack, client: Client) -> None:
     stack.worker()
 
-    assert spoken(service.subtitles(raw(SAMPLE.path)[:-1]).text) == SAMPLE.text.split()
+    assert spoken(client.subtitles(raw(SAMPLE.path)[:-1]).text) == SAMPLE.text.split()
 
 
-def test_speakr_gets_its_segments(stack: Stack, service: Service) -> None:
+def test_speakr_gets_its_segments(stack: Stack, client: Client) -> None:
     stack.worker()
     query = {
         "encode": "true",
@@ -127,7 +95,7 @@ def test_speakr_gets_its_segments(stack: Stack, service: Service) -> None:
         "word_timestamps": "true",
         "return_speaker_embeddings": "false",
     }
-    document = service.post("/asr", SAMPLE.path.read_bytes(), "a talk.wav", **query).json()
+    document = client.post("/asr", SAMPLE.path.read_bytes(), "a talk.wav", **query).json()
     words = [word["word"].strip() for s in document["segments"] for word in s["words"]]
 
     assert (document["language"], document["text"]) == ("en", SAMPLE.text)
@@ -135,11 +103,11 @@ def test_speakr_gets_its_segments(stack: Stack, service: Service) -> None:
 
 
 def test_of_a_long_recording_the_beginning_tells_the_language(
-    stack: Stack, service: Service, tmp_path: Path
+    stack: Stack, client: Client, tmp_path: Path
 ) -> None:
     stack.worker()
     long = raw(repeated("digits-en.wav", 20, tmp_path / "long.wav"))
-    told = service.post("/detect-language", long, "audio_file", encode="false").json()
+    told = client.post("/detect-language", long, "audio_file", encode="false").json()
     with stack.sessions() as session:
         seconds = session.scalar(select(TranscriptionJob.audio_seconds))
 
@@ -148,17 +116,17 @@ def test_of_a_long_recording_the_beginning_tells_the_language(
 
 
 def test_a_worker_that_is_killed_costs_no_subtitles(
-    stack: Stack, service: Service, pool: ThreadPoolExecutor, tmp_path: Path
+    stack: Stack, service: Service, client: Client, pool: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
     long = raw(repeated("digits-en.wav", 30, tmp_path / "long.wav"))
     worker = stack.worker()
     stack.maintenance()
-    answer = pool.submit(service.subtitles, long)
+    answer = pool.submit(client.subtitles, long)
     wait_for(lambda: service.status() == JobStatus.PROCESSING, "a worker has it")
     worker.kill()
     stack.worker()
     first = answer.result(timeout=120)
-    again = service.subtitles(long)
+    again = client.subtitles(long)
 
     assert first.status_code == 200
     assert again.headers["x-job-id"] == first.headers["x-job-id"]
@@ -167,10 +135,10 @@ def test_a_worker_that_is_killed_costs_no_subtitles(
 
 
 def test_a_web_process_that_is_killed_costs_no_subtitles(
-    stack: Stack, service: Service, pool: ThreadPoolExecutor
+    stack: Stack, service: Service, client: Client, pool: ThreadPoolExecutor
 ) -> None:
     sound = raw(SAMPLE.path)
-    answer = pool.submit(service.subtitles, sound)
+    answer = pool.submit(client.subtitles, sound)
     wait_for(lambda: service.jobs() == 1, "the job is there")
     service.process.kill()
     with pytest.raises(httpx2.HTTPError):
@@ -179,18 +147,19 @@ def test_a_web_process_that_is_killed_costs_no_subtitles(
     stack.maintenance()  # which publishes what the one that was killed may not have
     stack.worker()
 
-    assert spoken(service.subtitles(sound).text) == SAMPLE.text.split()
+    assert spoken(client.subtitles(sound).text) == SAMPLE.text.split()
     assert service.jobs() == 1
 
 
 def test_a_wait_that_is_over_is_taken_up_again(stack: Stack) -> None:
     service = Service(stack, ASR_WAIT_SECONDS="0.5")
+    client = Client(service)
     sound = raw(SAMPLE.path)
-    late = service.subtitles(sound)
+    late = client.subtitles(sound)
     stack.worker()
 
     def done() -> httpx2.Response | None:
-        answer = service.subtitles(sound)
+        answer = client.subtitles(sound)
         return answer if answer.status_code == httpx2.codes.OK else None
 
     answer = wait_for(done, "the job is done")
@@ -202,9 +171,9 @@ def test_a_wait_that_is_over_is_taken_up_again(stack: Stack) -> None:
 
 
 def test_a_web_process_that_stops_ends_the_waits_with_what_may_be_tried_again(
-    service: Service, pool: ThreadPoolExecutor
+    service: Service, client: Client, pool: ThreadPoolExecutor
 ) -> None:
-    answer = pool.submit(service.subtitles, raw(SAMPLE.path))
+    answer = pool.submit(client.subtitles, raw(SAMPLE.path))
     wait_for(lambda: service.jobs() == 1, "the job is there")
     service.process.signal(signal.SIGTERM)
     told = answer.result(timeout=120)
@@ -214,16 +183,16 @@ def test_a_web_process_that_stops_ends_the_waits_with_what_may_be_tried_again(
     assert told.headers["retry-after"]
 
 
-def test_sound_that_is_none_is_told_of(stack: Stack, service: Service) -> None:
+def test_sound_that_is_none_is_told_of(stack: Stack, client: Client) -> None:
     stack.worker()
-    answer = service.post("/asr", b"no sound at all" * 100, "a.mp3")
+    answer = client.post("/asr", b"no sound at all" * 100, "a.mp3")
 
     assert (answer.status_code, answer.json()["code"]) == (400, "not_audio")
 
 
-def test_no_key_and_no_film_is_in_a_log(stack: Stack, service: Service) -> None:
+def test_no_key_and_no_film_is_in_a_log(stack: Stack, client: Client) -> None:
     stack.worker()
-    service.subtitles(raw(SAMPLE.path))
+    client.subtitles(raw(SAMPLE.path))
 
     for process in stack.processes:
         assert not process.said(KEY)
