@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
@@ -13,6 +14,7 @@ from fastapi import APIRouter, Depends, Query
 from starlette.responses import StreamingResponse
 
 from api import archives, filenames
+from api.captions import CaptionsDep
 from api.dependencies import BatchId, By, Reader, ServicesDep, single_values
 from api.documentation import Responses, problems
 from api.results import attachment, format_of
@@ -20,9 +22,12 @@ from api.services import Services
 from audit.events import Actor
 from jobs import batches, queries
 from models import AuditAction, JobStatus, TranscriptionJob
-from speech.formats import FORMATS, Format
+from speech.formats import FORMATS
+from speech.transcript import Transcript
 
 router = APIRouter(prefix="/batches", tags=["batches"], dependencies=[Depends(single_values)])
+
+Write = Callable[[Transcript], str]
 
 #: Its name and suffix.
 MANIFEST: Final = ("batch", ".json")
@@ -49,15 +54,18 @@ def result(
     principal: Reader,
     by: By,
     services: ServicesDep,
+    shaped: CaptionsDep,
     name: Annotated[str, Query(alias="format", json_schema_extra={"enum": list(FORMATS)})] = "txt",
 ) -> StreamingResponse:
     chosen = format_of(name)
+    shaped.require_cues(chosen)
+    write = functools.partial(shaped.render, chosen)
     with services.transaction() as session:
         row = batches.find(session, batch_id, owner_id=principal.reach)
         found = [_Entry.of(job) for job in batches.jobs(session, batch_id)]
         stem = filenames.clean((row.name or f"batch-{row.id}").encode())
     return StreamingResponse(
-        archives.zipped(_files(services, by, found, chosen)),
+        archives.zipped(_files(services, by, found, chosen.extension, write)),
         media_type=ZIP,
         headers={"Content-Disposition": attachment(f"{stem}.zip")},
     )
@@ -97,22 +105,22 @@ class _Entry:
 
 
 def _files(
-    services: Services, by: Actor, entries: Sequence[_Entry], chosen: Format
+    services: Services, by: Actor, entries: Sequence[_Entry], extension: str, write: Write
 ) -> Iterator[tuple[str, datetime, bytes]]:
     """Read transcript after transcript, each when its turn has come."""
     names, told = archives.Names(), []
     names.take(*MANIFEST)
     for entry in entries:
         name = None
-        if (content := _transcript(services, by, entry, chosen)) is not None:
-            name = names.take(filenames.stem(entry.filename), chosen.extension)
+        if (content := _transcript(services, by, entry, write)) is not None:
+            name = names.take(filenames.stem(entry.filename), extension)
             yield name, entry.at, content
         told.append(entry.to_json(name))
     manifest = json.dumps({"jobs": told}, ensure_ascii=False, indent=2).encode()
     yield "".join(MANIFEST), datetime.now(UTC), manifest
 
 
-def _transcript(services: Services, by: Actor, entry: _Entry, chosen: Format) -> bytes | None:
+def _transcript(services: Services, by: Actor, entry: _Entry, write: Write) -> bytes | None:
     if entry.status != JobStatus.COMPLETED:
         return None
     with services.transaction() as session:
@@ -120,4 +128,4 @@ def _transcript(services: Services, by: Actor, entry: _Entry, chosen: Format) ->
         if transcript is None:  # deleted meanwhile
             return None
         services.trail.read(session, by, AuditAction.TRANSCRIPT_READ, entry.job_id)
-    return chosen.render(transcript).encode()
+    return write(transcript).encode()

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse
 
 from api import filenames, jobs
+from api.captions import CaptionsDep
 from api.dependencies import By, JobId, Reader, ServicesDep, single_values
 from api.documentation import Responses, problems
 from api.errors import invalid
@@ -76,6 +77,7 @@ def result(  # noqa: PLR0913, PLR0917 - what FastAPI hands in
     principal: Reader,
     by: By,
     services: ServicesDep,
+    shaped: CaptionsDep,
     name: Annotated[
         str | None,
         Query(alias="format", json_schema_extra={"enum": list(FORMATS)}),
@@ -85,12 +87,13 @@ def result(  # noqa: PLR0913, PLR0917 - what FastAPI hands in
     ] = False,
 ) -> Response:
     chosen = format_of(name) if name else _accepted(", ".join(request.headers.getlist("accept")))
+    shaped.require_cues(chosen)
     with services.transaction() as session:
         job = jobs.find(session, job_id, principal).job
         transcript, complete = _transcript(session, job, partial=partial)
         services.trail.read(session, by, AuditAction.TRANSCRIPT_READ, job_id)
     return Response(
-        chosen.render(transcript),
+        shaped.render(chosen, transcript),
         media_type=chosen.media_type,
         headers={
             COMPLETE_HEADER: str(complete).lower(),

@@ -10,11 +10,23 @@ from json import dumps
 from types import MappingProxyType
 from typing import Any
 
-from speech.formats.cues import Cue, cues, milliseconds
+from speech.formats.cues import NETFLIX, Cue, Shape, cues, milliseconds
 from speech.formats.typography import one_line, well_formed
 from speech.transcript import Segment, Transcript, Word
 
-__all__ = ["FORMATS", "Cue", "Format", "cues", "json", "segment_fields", "srt", "tsv", "txt", "vtt"]
+__all__ = [
+    "FORMATS",
+    "Cue",
+    "Format",
+    "Shape",
+    "cues",
+    "json",
+    "segment_fields",
+    "srt",
+    "tsv",
+    "txt",
+    "vtt",
+]
 
 #: Takes no space and is never drawn; breaks up what a reader would take for its own syntax.
 _WORD_JOINER = "\u2060"
@@ -37,6 +49,8 @@ class Format:
     extension: str
     #: Gives text that UTF-8 can hold, whatever the transcript says.
     render: Callable[[Transcript], str]
+    #: Gives it in cues of another shape; None: it has no cues.
+    shaped: Callable[[Transcript, Shape], str] | None = None
 
 
 def txt(transcript: Transcript) -> str:
@@ -69,7 +83,7 @@ def json(transcript: Transcript) -> str:
     return well_formed(dumps(document, ensure_ascii=False, separators=(",", ":"))) + "\n"
 
 
-def srt(transcript: Transcript) -> str:
+def srt(transcript: Transcript, shape: Shape = NETFLIX) -> str:
     r"""Write SubRip.
 
     SubRip knows no escapes, and players obey ``<b>``, ``{\an8}`` and ``\N``. So ``<`` is written as
@@ -81,17 +95,17 @@ def srt(transcript: Transcript) -> str:
     """
     return "".join(
         f"{number}\n{_times(cue, ',')}\n{_lines(cue, _srt_line)}\n\n"
-        for number, cue in enumerate(cues(transcript), 1)
+        for number, cue in enumerate(cues(transcript, shape), 1)
     )
 
 
-def vtt(transcript: Transcript) -> str:
+def vtt(transcript: Transcript, shape: Shape = NETFLIX) -> str:
     """Write WebVTT.
 
     Source: https://www.w3.org/TR/webvtt1/
     """
     return "WEBVTT\n\n" + "".join(
-        f"{_times(cue, '.')}\n{_lines(cue, _vtt_line)}\n\n" for cue in cues(transcript)
+        f"{_times(cue, '.')}\n{_lines(cue, _vtt_line)}\n\n" for cue in cues(transcript, shape)
     )
 
 
@@ -118,8 +132,9 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                 ("application/x-subrip", "text/srt"),
                 ".srt",
                 srt,
+                shaped=srt,
             ),
-            Format("vtt", "text/vtt; charset=utf-8", ("text/vtt",), ".vtt", vtt),
+            Format("vtt", "text/vtt; charset=utf-8", ("text/vtt",), ".vtt", vtt, shaped=vtt),
             Format(
                 "tsv",
                 "text/tab-separated-values; charset=utf-8",

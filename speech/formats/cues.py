@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise, takewhile
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from speech.formats.typography import break_cost, columns, glyph_spans, may_break, one_line
 from speech.transcript import Segment, Transcript
@@ -17,8 +17,6 @@ from speech.transcript import Segment, Transcript
 _LONGEST_SECONDS = 3_600_000.0
 #: A silence that no cue spans: its second half would be read long before it is heard.
 _LONGEST_PAUSE_MS = 2000
-#: A viewer's reading speed; a cue stays up that long where the next one leaves room.
-_READ_COLUMNS_PER_SECOND = 20
 #: A speaker's slowest pace, for estimates; below it the segment must hold silence.
 _SPOKEN_COLUMNS_PER_SECOND = 6
 
@@ -35,30 +33,35 @@ class Cue:
     lines: tuple[str, ...]
 
 
-def cues(
-    transcript: Transcript,
-    *,
-    max_chars: int = 42,
-    max_lines: int = 2,
-    max_seconds: float = 7.0,
-    min_seconds: float = 5 / 6,
-) -> list[Cue]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What cues may be like.
+
+    Source: the defaults are the numbers of Netflix's Timed Text Style Guide.
+    """
+
+    #: Columns of a line; a full-width character takes two. Only a glyph wider than this exceeds it.
+    max_chars: int = 42
+    max_lines: int = 2
+    #: Longest time that a cue is shown.
+    max_seconds: float = 7.0
+    #: Shortest time that a cue is shown.
+    min_seconds: float = 5 / 6
+    #: A viewer's reading speed: a cue stays up that long where the next one leaves room.
+    chars_per_second: float = 20.0
+
+
+NETFLIX: Final = Shape()
+
+
+def cues(transcript: Transcript, shape: Shape = NETFLIX) -> list[Cue]:
     """Cut a transcript into cues that can be read.
 
     Long segments are cut at word times where there are any, else at times estimated from the
     text's length; segments too short to be read are joined with the next. The order of the text is
     kept whatever the times say: a cue waits until the one above has had its shortest time.
-
-    Args:
-        max_chars: Columns of a line; a full-width character takes two. Only a glyph wider than
-            this ever exceeds it.
-        max_seconds: Longest time a cue is shown.
-        min_seconds: Shortest time a cue is shown.
-
-    Source: 42 characters, 2 lines, 5/6 to 7 s, 20 characters a second are the numbers of Netflix's
-    Timed Text Style Guide.
     """
-    layout = _Layout(max_chars, max_lines, 1000 * max_seconds, 1000 * min_seconds)
+    layout = _Layout.of(shape)
     parts = (part for segment in transcript.segments for part in _parts(segment, layout))
     return list(_timed(_join_short(parts, layout), layout))
 
@@ -74,6 +77,17 @@ class _Layout:
     max_lines: int
     max_ms: float
     min_ms: float
+    ms_per_column: float
+
+    @classmethod
+    def of(cls, shape: Shape) -> _Layout:
+        return cls(
+            max_columns=shape.max_chars,
+            max_lines=shape.max_lines,
+            max_ms=1000 * shape.max_seconds,
+            min_ms=1000 * shape.min_seconds,
+            ms_per_column=1000 / shape.chars_per_second,
+        )
 
     @property
     def capacity(self) -> int:
@@ -244,7 +258,7 @@ def _timed(parts: Sequence[Sequence[_Glyph]], layout: _Layout) -> Iterator[Cue]:
         )
     )
     for part, start, limit in zip(parts, starts, [*starts, math.inf][1:], strict=True):
-        reading_ms = 1000 * sum(glyph.columns for glyph in part) / _READ_COLUMNS_PER_SECOND
+        reading_ms = layout.ms_per_column * sum(glyph.columns for glyph in part)
         wanted = max(part[-1].end, start + max(shortest, reading_ms))
         end = round(min(wanted, start + layout.max_ms, limit))
         yield Cue(start_ms=start, end_ms=end, lines=_Run(part, layout).lines())

@@ -184,15 +184,17 @@ class Jobs:
             lifecycle.save_window(session, lease, 0, WINDOW, progress=0.5, model_used="m")
         return job_id
 
-    def completed(self, owner: str = "alice", **values: Any) -> uuid.UUID:
-        return self.finish(self.submit(owner, **values))
+    def completed(
+        self, owner: str = "alice", transcript: Transcript = TRANSCRIPT, **values: Any
+    ) -> uuid.UUID:
+        return self.finish(self.submit(owner, **values), transcript)
 
-    def finish(self, job_id: uuid.UUID | str) -> uuid.UUID:
+    def finish(self, job_id: uuid.UUID | str, transcript: Transcript = TRANSCRIPT) -> uuid.UUID:
         job_id = uuid.UUID(str(job_id))
         lease = self.claim(job_id)
         outcome = Outcome(model_used="openai-whisper/tiny/cpu/float32")
         with self.sessions.begin() as session:
-            lifecycle.complete(session, lease, TRANSCRIPT, outcome)
+            lifecycle.complete(session, lease, transcript, outcome)
         return job_id
 
     def failed(self, owner: str = "alice", failure: Failure = FAILURE, **values: Any) -> uuid.UUID:

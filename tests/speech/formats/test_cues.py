@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech.formats.cues import Cue, cues
+from speech.formats.cues import Cue, Shape, cues
 from speech.formats.typography import columns, one_line
 from tests.speech.transcripts import (
     bounded,
@@ -60,7 +60,7 @@ def seen(text: str) -> bool:
 @bounded
 @given(wild_transcripts, st.integers(12, 60), st.integers(1, 3))
 def test_no_line_is_empty_or_too_long(wild, max_chars, max_lines):
-    shown = cues(wild, max_chars=max_chars, max_lines=max_lines)
+    shown = cues(wild, Shape(max_chars=max_chars, max_lines=max_lines))
 
     assert all(1 <= len(cue.lines) <= max_lines for cue in shown)
     assert all(0 < width(line) <= max_chars for cue in shown for line in cue.lines)
@@ -69,7 +69,7 @@ def test_no_line_is_empty_or_too_long(wild, max_chars, max_lines):
 @bounded
 @given(wild_transcripts)
 def test_a_limit_narrower_than_a_glyph_still_ends(wild):
-    shown = cues(wild, max_chars=1, max_lines=3)
+    shown = cues(wild, Shape(max_chars=1, max_lines=3))
 
     assert all(1 <= len(cue.lines) <= 3 for cue in shown)
 
@@ -77,7 +77,7 @@ def test_a_limit_narrower_than_a_glyph_still_ends(wild):
 @bounded
 @given(wild_transcripts)
 def test_every_cue_stays_long_enough_and_not_too_long(wild):
-    shown = cues(wild, min_seconds=0.8, max_seconds=5.0)
+    shown = cues(wild, Shape(min_seconds=0.8, max_seconds=5.0))
 
     assert all(800 <= cue.end_ms - cue.start_ms <= 5000 for cue in shown)
 
@@ -260,6 +260,13 @@ def test_a_cue_waits_until_the_one_before_it_was_read():
 def test_limits_can_be_chosen():
     said = segment("one two three four", 0.0, 2.0)
 
-    shown = cues(transcript(said), max_chars=10, max_lines=1, min_seconds=0.1)
+    shown = cues(transcript(said), Shape(max_chars=10, max_lines=1, min_seconds=0.1))
 
     assert [cue.lines for cue in shown] == [("one two",), ("three four",)]
+
+
+def test_a_cue_stays_until_the_slowest_reader_has_read_it():
+    said = transcript(segment("a" * 40, 0.0, 1.0))
+
+    ends = [cues(said, Shape(chars_per_second=pace))[0].end_ms for pace in (10, 20, 80)]
+    assert ends == [4000, 2000, 1000]
