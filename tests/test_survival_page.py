@@ -54,6 +54,33 @@ def test_every_fault_has_a_bound_or_nothing_that_waits() -> None:
     assert [fault for fault, bound in bounds.items() if not bound] == []
 
 
+def bounded(tree: ast.Module) -> Iterator[str]:
+    """The functions of a module that hold something to a bound, themselves or by another one."""
+    calls = {
+        node.name: {
+            call.func.attr if isinstance(call.func, ast.Attribute) else ast.unparse(call.func)
+            for call in ast.walk(node)
+            if isinstance(call, ast.Call)
+        }
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef)
+    }
+    direct = {name for name, called in calls.items() if "recovery" in called}
+    yield from (name for name, called in calls.items() if name in direct or called & direct)
+
+
+def test_every_bound_is_asserted() -> None:
+    held = {
+        f"tests/chaos/{path.name}::{name}"
+        for path in (PROJECT_DIR / "tests" / "chaos").glob("test_*.py")
+        for name in bounded(ast.parse(path.read_text("utf-8")))
+    }
+    kept = {fault for fault, test in injected() if test in held}
+    waits = {fault for fault, bound in within() if not bound.startswith(("none", "at once"))}
+
+    assert waits - kept == set()
+
+
 def test_the_page_says_which_test_shows_what() -> None:
     _, _, told = PAGE.partition("## Which test shows it")
 
