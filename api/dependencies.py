@@ -23,6 +23,7 @@ import auth
 import keys
 from api import plain_json
 from api.allowances import refusal
+from api.bodies import require_plain
 from api.connections import party
 from api.errors import field_errors
 from api.examples import JOB_ID, KEY_ID
@@ -340,6 +341,7 @@ def json_body(model: type[ModelT], *, optional: bool = False) -> Callable[..., A
     """
 
     async def read(request: Request, _caller: Annotated[Principal, Depends(caller)]) -> ModelT:
+        require_plain(request)
         body = await _small_body(request)
         if optional and not body:
             return model()

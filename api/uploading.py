@@ -7,15 +7,14 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from http import HTTPStatus
 from typing import ClassVar, Final, Protocol
 
 import anyio
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from api import addresses
+from api.bodies import require_plain
 from api.multipart import FILE_FIELD, MAX_OVERHEAD_BYTES, FormReader, boundary_of
 from api.submission import FIELDS, Defaults, Wishes, read, said
 from auth import Principal
@@ -137,7 +136,7 @@ async def receive(request: Request, store: Store, form: Form, job_id: uuid.UUID)
         known=form.known,
         before_file=form.wishes,
     )
-    _require_plain(request)
+    require_plain(request)
     expected_bytes = _expected_bytes(request, store)
     async with _writing(store, job_id, expected_bytes) as pen:
         await _copy(request, reader, pen, form.preface)
@@ -152,14 +151,6 @@ async def receive(request: Request, store: Store, form: Form, job_id: uuid.UUID)
         said=words,
         fields=reader.fields,
     )
-
-
-def _require_plain(request: Request) -> None:
-    encoding = request.headers.get("content-encoding", "identity").lower()
-    if encoding != "identity":
-        raise HTTPException(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body should have no Content-Encoding."
-        )
 
 
 def _expected_bytes(request: Request, store: Store) -> int:
