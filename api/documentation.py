@@ -7,6 +7,8 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
+from importlib import resources
+from pathlib import Path
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI, Request
@@ -14,7 +16,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import BaseModel
-from starlette.responses import HTMLResponse
+from starlette.responses import FileResponse, HTMLResponse
 
 from api import idempotency, openai_errors, submission
 from api.dependencies import Needs, single_values
@@ -48,8 +50,14 @@ TAGS: Final = [
 
 DOCS: Final = "/docs"
 OPENAPI: Final = "/openapi.json"
-#: Where the page's script and style lie.
-ASSETS: Final = "https://cdn.jsdelivr.net"
+#: The page's script and style: what each is called in Swagger UI, and its media type.
+ASSETS: Final = {
+    "/docs/swagger-ui.js": ("swagger-ui-bundle.js", "text/javascript"),
+    "/docs/swagger-ui.css": ("swagger-ui.css", "text/css"),
+}
+
+#: Where the package that holds them keeps them.
+_SWAGGER_UI: Final = Path(str(resources.files("fastapi_offline"))) / "static"
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -80,18 +88,33 @@ page = APIRouter()
 @page.get(DOCS, include_in_schema=False)
 async def docs(request: Request) -> HTMLResponse:
     """Show the document with Swagger UI; of all scripts only its own may run."""
-    address = request.scope.get("root_path", "") + OPENAPI
+    root = request.scope.get("root_path", "")
+    script_url, style_url = (root + path for path in ASSETS)
     html = get_swagger_ui_html(
-        openapi_url=address, title=request.app.title, swagger_favicon_url="data:,"
+        openapi_url=root + OPENAPI,
+        title=request.app.title,
+        swagger_js_url=script_url,
+        swagger_css_url=style_url,
+        swagger_favicon_url="data:,",
     )
     (script,) = re.findall(rb"<script>(.*?)</script>", html.body, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(script).digest()).decode()
     html.headers["Content-Security-Policy"] = (
-        f"default-src 'none'; script-src {ASSETS} 'sha256-{digest}';"
-        f" style-src {ASSETS} 'unsafe-inline'; img-src data:; connect-src 'self';"
+        f"default-src 'none'; script-src 'self' 'sha256-{digest}';"
+        " style-src 'self' 'unsafe-inline'; img-src data:; connect-src 'self';"
         " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return html
+
+
+def asset(request: Request) -> FileResponse:
+    """Give the page its script or its style; nothing is loaded from anywhere else."""
+    name, media_type = ASSETS[request.scope["route"].path]
+    return FileResponse(_SWAGGER_UI / name, media_type=media_type)
+
+
+for _path in ASSETS:
+    page.add_api_route(_path, asset, include_in_schema=False)
 
 
 def problems(*statuses: int) -> Responses:

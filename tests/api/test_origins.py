@@ -8,6 +8,7 @@ import httpx2
 import pytest
 from starlette.testclient import TestClient
 
+from api.documentation import ASSETS
 from api.errors import METHODS
 from api.middleware import SECURITY_HEADERS, STRICT_TRANSPORT
 from app import create_app
@@ -71,14 +72,27 @@ def test_the_documentation_runs_its_own_script_and_no_other(client):
         for directive in page.headers["content-security-policy"].split(";")
     )
 
-    assert policy["script-src"].split() == ["https://cdn.jsdelivr.net", f"'sha256-{digest}'"]
+    assert policy["script-src"].split() == ["'self'", f"'sha256-{digest}'"]
     assert policy["default-src"] == "'none'"
+
+
+def test_the_documentation_loads_nothing_from_elsewhere(client):
+    page = client.get("/docs").text
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', page)
+    answers = {path: client.get(path) for path in loaded if path != "data:,"}
+
+    assert {*answers} == {*ASSETS}
+    assert "http" not in re.sub(r"<!--.*?-->", "", page)
+    for path, (_, media_type) in ASSETS.items():
+        assert answers[path].headers["content-type"].startswith(media_type)
+        assert len(answers[path].content) > 100_000
 
 
 def test_the_documentation_can_be_switched_off(client_of):
     client = client_of(docs_enabled=False)
 
-    assert [client.get(path).status_code for path in ("/docs", "/openapi.json")] == [404, 404]
+    paths = ("/docs", "/openapi.json", *ASSETS)
+    assert [client.get(path).status_code for path in paths] == [404] * len(paths)
 
 
 def test_without_documentation_the_root_leads_nowhere(client_of):

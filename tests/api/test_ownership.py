@@ -14,6 +14,7 @@ import pytest
 from fastapi.routing import iter_route_contexts
 from sqlalchemy import select
 
+from api.documentation import ASSETS
 from app import create_app
 from auth import JOB_SCOPES
 from config import Settings
@@ -30,7 +31,7 @@ METHODS: Final = {
     for method, description in methods.items()
 }
 #: Served, and left out of the document: they tell what the documentation does, and our name.
-PAGES: Final = {"/", "/docs", "/openapi.json"}
+PAGES: Final = {"/", "/docs", "/openapi.json", *ASSETS}
 
 # The rules
 

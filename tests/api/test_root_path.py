@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 from fastapi.testclient import TestClient
 
+from api.documentation import ASSETS
 from app import create_app
 from errors import SettingsError
 
@@ -61,7 +62,9 @@ def test_an_error_names_the_whole_path(under, alice, sent):
 
 def test_the_description_says_where_we_are(under):
     assert under.get("/openapi.json").json()["servers"] == [{"url": ROOT}]
-    assert f"{ROOT}/openapi.json" in under.get(f"{ROOT}/docs").text
+    page = under.get(f"{ROOT}/docs").text
+    assert all(f"{ROOT}{path}" in page for path in ("/openapi.json", *ASSETS))
+    assert all(under.get(f"{ROOT}{path}").is_success for path in ASSETS)
 
 
 @KEPT_OR_TAKEN_OFF
