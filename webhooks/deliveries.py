@@ -43,6 +43,7 @@ WITH due AS (
               FOR UPDATE SKIP LOCKED) AS next
      WHERE disabled_at IS NULL
        AND webhooks.id <> ALL(:busy)
+       AND (CAST(:among AS uuid[]) IS NULL OR webhooks.id = ANY(:among))
      ORDER BY next.not_before
      LIMIT :limit
 )
@@ -57,7 +58,10 @@ RETURNING delivery.id, webhook_id, delivery.url AS callback_url, webhook.url, ev
           delivery.created_at, attempt, round, generation,
           COALESCE(previous_until > now(), false) AS has_previous,
           (SELECT client_metadata FROM transcription_jobs WHERE id = delivery.job_id) AS metadata
-""").bindparams(bindparam("busy", type_=ARRAY(UUID(as_uuid=True))))
+""").bindparams(
+    bindparam("busy", type_=ARRAY(UUID(as_uuid=True))),
+    bindparam("among", type_=ARRAY(UUID(as_uuid=True))),
+)
 
 #: Who was taken for lost writes nothing: somebody else has tried since.
 NOTE: Final = text("""
@@ -121,14 +125,28 @@ class Tried:
     error: str | None = None
 
 
-def claim(session: Session, *, limit: int, each: int, busy: Collection[uuid.UUID]) -> list[Due]:
+def claim(
+    session: Session,
+    *,
+    limit: int,
+    each: int,
+    busy: Collection[uuid.UUID] = (),
+    among: Collection[uuid.UUID] | None = None,
+) -> list[Due]:
     """Take what is due; who takes it has ``TRY_SECONDS`` to try.
 
     Args:
         each: Of one webhook, at most.
         busy: Webhooks to take nothing of.
+        among: Webhooks to take something of; None: any.
     """
-    values = {"limit": limit, "each": each, "busy": list(busy), "try_seconds": TRY_SECONDS}
+    values = {
+        "limit": limit,
+        "each": each,
+        "busy": list(busy),
+        "among": None if among is None else list(among),
+        "try_seconds": TRY_SECONDS,
+    }
     return [_due(row) for row in session.execute(CLAIM, values)]
 
 

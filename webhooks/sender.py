@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections import Counter
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Final
@@ -32,6 +33,12 @@ logger = logging.getLogger(__name__)
 #: Calls at once, and of those to one webhook about: as many again may be taken before they are.
 SLOTS: Final = 32
 EACH: Final = 4
+#: Of the calls, those to webhooks that were slow last time, one to each: many that hang, together,
+#: are no reason for others to wait either.
+SLOW_SLOTS: Final = 8
+SLOW_SECONDS: Final = 5.0
+#: One that was not called for so long is taken for as quick as any.
+FORGET_SECONDS: Final = 600.0
 #: Nothing is taken before one of them has ended, or this has passed.
 POLL_SECONDS: Final = 0.5
 
@@ -51,6 +58,8 @@ class Sender:
         self._closed = False
         #: Calls under way, by webhook.
         self._calls: Counter[uuid.UUID] = Counter()
+        #: Webhooks that were slow last time, and when that was.
+        self._slow: dict[uuid.UUID, float] = {}
 
     def run(self) -> None:
         """Take and try what is due until nothing is.
@@ -82,13 +91,24 @@ class Sender:
         with self._ended:
             room = SLOTS - self._calls.total()
             busy = [webhook_id for webhook_id, calls in self._calls.items() if calls >= EACH]
+            slow = self._remembered_as_slow()
+            slow_room = SLOW_SLOTS - sum(self._calls[webhook_id] for webhook_id in slow)
+            idle = [webhook_id for webhook_id in slow if not self._calls[webhook_id]]
         with get_db_session(self._sessions) as session:
-            found = deliveries.claim(session, limit=room, each=EACH, busy=busy)
+            found = deliveries.claim(session, limit=room, each=EACH, busy=[*busy, *slow])
+            left = min(room - len(found), slow_room)
+            if idle and left > 0:
+                found += deliveries.claim(session, limit=left, each=1, among=idle)
         with self._ended:
             self._calls.update(due.webhook_id for due in found)
         for due in found:
             self._pool.submit(self._deliver, due)
         return bool(found)
+
+    def _remembered_as_slow(self) -> Collection[uuid.UUID]:
+        since = time.monotonic() - FORGET_SECONDS
+        self._slow = {each: at for each, at in self._slow.items() if at > since}
+        return self._slow.keys()
 
     def _deliver(self, due: Due) -> None:
         try:
@@ -106,6 +126,10 @@ class Sender:
 
     def _try(self, due: Due) -> None:
         tried, verdict = self._call(due)
+        with self._ended:
+            self._slow.pop(due.webhook_id, None)
+            if tried.seconds >= SLOW_SECONDS:
+                self._slow[due.webhook_id] = time.monotonic()
         with get_db_session(self._sessions) as session:
             if not deliveries.note(session, due, tried, verdict):
                 return

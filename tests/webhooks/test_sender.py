@@ -1,6 +1,7 @@
 """The sender, against receivers on loopback."""
 
 import threading
+import time
 import uuid
 
 import pytest
@@ -199,6 +200,47 @@ def test_a_slow_receiver_keeps_no_other_waiting(
 
     assert hanging.is_set()
     assert len(slow.messages) < 2 * EACH
+
+
+def test_many_that_were_slow_share_a_few_calls(
+    serve, receive, make_sender, make_webhook, make_job, deliveries_of, monkeypatch
+):
+    """Until they are quick again."""
+    monkeypatch.setattr(sender, "SLOW_SECONDS", 1.0)
+    lock, pauses, under_way = threading.Lock(), [0.0], [0]
+
+    def answer(caller: Caller) -> None:
+        with lock:
+            under_way.append(under_way[-1] + 1)
+        time.sleep(pauses[-1])
+        with lock:
+            under_way.append(under_way[-1] - 1)
+        caller.send(b"HTTP/1.1 204 No\r\nContent-Length: 0\r\n\r\n")
+
+    slow, quick = Receiver(serve(answer)), receive()
+    for _ in range(2 * sender.SLOW_SLOTS):
+        make_webhook(slow.url)
+    make_webhook(quick.url)
+    made = make_sender(slow.server.port, quick.server.port)
+
+    def all_ended() -> bool:
+        made.run()
+        return all(delivery.ended_at for delivery in deliveries_of())
+
+    def most_at_once(pause: float) -> int:
+        pauses.append(pause)
+        under_way[:] = [0]
+        jobs = [make_job("completed") for _ in range(2)]
+        wait_for(all_ended, f"all have heard of {len(jobs)} jobs")
+        return max(under_way)
+
+    def again() -> bool:
+        most_at_once(0.0)
+        return most_at_once(1.2) > sender.SLOW_SLOTS
+
+    assert most_at_once(1.2) > sender.SLOW_SLOTS
+    assert most_at_once(1.2) <= sender.SLOW_SLOTS
+    wait_for(again, "they are taken for quick ones again")
 
 
 def test_what_is_under_way_at_the_end_is_waited_for(serve, make_sender, make_webhook, make_job):
