@@ -144,6 +144,21 @@ def _problem(status: int) -> dict[str, Any]:
     return {"description": explanation, "content": {MEDIA_TYPE: {"schema": schema}}}
 
 
+_IDEMPOTENCY_KEY: Final[Mapping[str, Any]] = {
+    "name": idempotency.HEADER,
+    "in": "header",
+    "required": False,
+    "description": "A name for this submission, new for each: sent again with the same one, it"
+    " makes no second job.",
+    "schema": {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": idempotency.MAX_CHARS,
+        "pattern": f"^{idempotency.KEY.pattern}$",
+    },
+}
+
+
 def upload_body() -> dict[str, Any]:
     """Describe the form of a submission, which is read by hand."""
     properties = {
@@ -164,19 +179,7 @@ def upload_body() -> dict[str, Any]:
             "content": {"multipart/form-data": {"schema": schema}},
         },
         "parameters": [
-            {
-                "name": idempotency.HEADER,
-                "in": "header",
-                "required": False,
-                "description": "A name for this submission, new for each: sent again with the same"
-                " one, it makes no second job.",
-                "schema": {
-                    "type": "string",
-                    "minLength": 1,
-                    "maxLength": idempotency.MAX_CHARS,
-                    "pattern": f"^{idempotency.KEY.pattern}$",
-                },
-            },
+            dict(_IDEMPOTENCY_KEY),
             *(
                 {
                     "name": name,
@@ -215,12 +218,16 @@ def asr_body(file_field: str, fields: Mapping[str, Mapping[str, Any]]) -> dict[s
     return {"requestBody": body, "parameters": parameters}
 
 
-def json_request(model_name: str, *, required: bool) -> dict[str, Any]:
-    """Describe a JSON body that a dependency of ours reads."""
+def json_request(model_name: str, *, required: bool, idempotent: bool = False) -> dict[str, Any]:
+    """Describe a JSON body that a dependency of ours reads.
+
+    Args:
+        idempotent: Whether it may come with an ``Idempotency-Key``.
+    """
     schema = {"$ref": f"#/components/schemas/{model_name}"}
-    return {
-        "requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}
-    }
+    body = {"required": required, "content": {"application/json": {"schema": schema}}}
+    more = {"parameters": [dict(_IDEMPOTENCY_KEY)]} if idempotent else {}
+    return {"requestBody": body, **more}
 
 
 def install(app: FastAPI, *bodies: type[BaseModel]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -108,6 +108,25 @@ class Submission:
         async with self.services.allowances.turn(self.principal):
             added = await run_in_threadpool(self._add, received)
         return dataclasses.replace(added, fields=received.fields)
+
+    async def repeat(self, received: Received, keep: Callable[[], object]) -> Added:
+        """Add a job of a recording that is here already, unless there is such a job already.
+
+        Args:
+            received: What the job is to be.
+            keep: Has the recording kept for it.
+
+        Raises:
+            IdempotencyMismatch, JobDeleted, QuotaExceeded, QueueFull: As ``receive``.
+            ServiceError: As ``keep``.
+        """
+        memory = None if self.key is None else await run_in_threadpool(self._recall, self.key)
+        if memory is not None:
+            return await run_in_threadpool(self._replay, memory, received)
+        await run_in_threadpool(self._require_room)
+        await run_in_threadpool(keep)
+        async with self.services.allowances.turn(self.principal):
+            return await run_in_threadpool(self._add, received)
 
     async def _again(self) -> Added | None:
         received = await self._read(Digests(self.services.uploads.max_bytes))

@@ -40,6 +40,8 @@ STALE_PART_SECONDS = 24 * 3600.0
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 #: What opening a link, a folder or a socket as a file says.
 NO_FILE = {errno.ELOOP, errno.EISDIR, errno.ENXIO}
+#: What making a second name for a file says where there can be none.
+NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 CHUNK_BYTES = 4 * 2**20
 
 
@@ -257,6 +259,39 @@ class UploadStore:
         if not stat.S_ISREG(found.st_mode):  # such as a link, which we never make
             raise UploadMissing
         return path
+
+    def share(self, job_id: uuid.UUID, new_id: uuid.UUID) -> None:
+        """Keep an upload for another job as well; each may be deleted without the other.
+
+        It takes no room where the file system has links, and is copied where it has none.
+
+        Raises:
+            UploadMissing, StorageUnavailable: See ``find``.
+            DiskFull: The disk is at its floor, or there is no room for a copy.
+        """
+        path, shared = self.find(job_id), self.path(new_id)
+        self.require_free(0)
+        with storage_errors():
+            try:
+                os.link(path, shared, follow_symlinks=False)
+                os.utime(shared)  # as new as its job: see `stored_before`
+            except FileNotFoundError:
+                raise self._absence() from None
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                self._copy(path, new_id)
+            else:
+                _sync_folder(shared.parent)
+
+    def _copy(self, path: Path, new_id: uuid.UUID) -> None:
+        with (
+            path.open("rb") as file,
+            self.writer(new_id, expected_bytes=path.stat().st_size) as writer,
+        ):
+            while chunk := file.read(CHUNK_BYTES):
+                writer.write(chunk)
+            writer.finish()
 
     def verify(
         self,

@@ -53,7 +53,7 @@ EXCEPTIONS: Final[Mapping[Operation, Scope]] = {
 #: Of whom a path may speak, and how the tests come by one of Alice's.
 OWNED: Final = {"job_id", "key_id", "webhook_id", "delivery_id", "batch_id"}
 #: Not even an operator does it to another's: whose would the job be?
-HIS_ALONE: Final = {("post", "/batches/{batch_id}/files")}
+HIS_ALONE: Final = {("post", "/batches/{batch_id}/files"), ("post", "/jobs/{job_id}/rerun")}
 #: What an owner's key may do in here.
 HIS: Final = (*JOB_SCOPES, Scope.WEBHOOKS)
 

@@ -21,6 +21,7 @@ from starlette.testclient import TestClient
 from api.dependencies import MAX_JSON_BYTES
 from api.openai_errors import Envelope
 from api.schemas import Problem
+from api.services import Services
 from app import create_app
 from config import Settings
 from models import ApiKey, Scope, TranscriptionJob
@@ -47,6 +48,7 @@ SUBMIT: Final = ("post", "/transcribe")
 OPENAI: Final = (("post", "/v1/audio/transcriptions"), ("post", "/v1/audio/translations"))
 ASR: Final = (("post", "/asr"), ("post", "/detect-language"))
 ADDING: Final = ("post", "/batches/{batch_id}/files")
+RERUN: Final = ("post", "/jobs/{job_id}/rerun")
 SUBMITTING: Final = (SUBMIT, *OPENAI, *ASR, ADDING)
 #: What asks for a job that another answer would not be refused with.
 CHANGES: Final = {("patch", "/jobs/{job_id}"): {"priority": "high"}}
@@ -267,6 +269,29 @@ def full_disk(attempt: Attempt) -> httpx2.Response:
     return attempt.with_settings(min_free_disk_mb=2**24)
 
 
+def own(attempt: Attempt) -> uuid.UUID:
+    """A job of the caller's whose upload is kept."""
+    job_id = attempt.jobs.failed("admin")
+    attempt.jobs.keep(job_id, b"sound")
+    return job_id
+
+
+def same_key_at_once(attempt: Attempt) -> httpx2.Response:
+    job_id = own(attempt)
+    services: Services = attempt.client.app.state.services  # type: ignore[attr-defined]  # FastAPI's
+    with attempt.jobs.sessions() as session:
+        owner_id = session.get_one(TranscriptionJob, job_id).owner_id
+    with services.under_way.hold(owner_id, "one"):
+        return attempt.on(job_id, more={"Idempotency-Key": "one"})
+
+
+def full_disk_for_its_own(attempt: Attempt) -> httpx2.Response:
+    job_id = own(attempt)
+    app = create_app(attempt.make_settings(min_free_disk_mb=2**24))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        return attempt.call(client=client, ids={"job_id": job_id})
+
+
 def without_upload(attempt: Attempt) -> httpx2.Response:
     job_id = attempt.jobs.failed()
     with attempt.jobs.sessions.begin() as session:
@@ -307,6 +332,8 @@ OF_ONE: Final[dict[tuple[Operation, int], Way]] = {
     **{(operation, 404): no_model for operation in OPENAI},
     **{(operation, 504): too_late for operation in (*OPENAI, *ASR)},
     **{(operation, 422): no_such_switch for operation in ASR},
+    (RERUN, 409): same_key_at_once,
+    (RERUN, 507): full_disk_for_its_own,
     (("get", "/v1/models"), 400): twice,
     (("get", "/v1/models/{name}"), 400): twice,
     (("get", "/jobs"), 400): no_cursor,

@@ -86,6 +86,13 @@ def kept(jobs, key_id):
     return {"job_id": job_id}
 
 
+def callers_job(jobs, key_id):
+    """Nobody repeats somebody else's."""
+    job_id = jobs.failed("root")
+    jobs.keep(job_id, b"sound")
+    return {"job_id": job_id}
+
+
 def of_key(jobs, key_id):
     return {"key_id": key_id}
 
@@ -127,6 +134,7 @@ def batch_of(jobs, owner, *job_ids):
 
 
 ADDING = ("post", "/batches/{batch_id}/files")
+RERUN = ("post", "/jobs/{job_id}/rerun")
 #: What each of them leaves, what it is done to, and what it says.
 ACTS: dict[tuple[str, str], tuple[AuditAction, Any, Any]] = {
     ("post", "/transcribe"): (AuditAction.JOB_SUBMITTED, nothing, None),
@@ -157,6 +165,7 @@ ACTS: dict[tuple[str, str], tuple[AuditAction, Any, Any]] = {
     ("post", "/admin/keys/{key_id}/revoke"): (AuditAction.KEY_REVOKED, of_key, {}),
     ("post", "/batches"): (AuditAction.BATCH_CREATED, nothing, {}),
     ADDING: (AuditAction.JOB_SUBMITTED, of_callers_batch, None),
+    RERUN: (AuditAction.JOB_SUBMITTED, callers_job, {}),
     ("post", "/batches/{batch_id}/close"): (AuditAction.BATCH_CLOSED, of_batch, None),
     ("post", "/batches/{batch_id}/cancel"): (AuditAction.BATCH_CANCELLED, of_batch, None),
     ("post", "/batches/{batch_id}/retry"): (AuditAction.ERROR_RETRIED, of_batch, None),
@@ -210,12 +219,14 @@ def test_an_act_leaves_one_event(operation, client, admin, alice, jobs, told, ke
     assert event.request_id == answer.headers["x-request-id"]
     assert event.address == "unknown"  # as the test's client calls itself
     if ids:
-        of = {"job_id": event.job_id, "key_id": event.target_key_id}
+        # a rerun is another job
+        of = {"job_id": None if operation == RERUN else event.job_id}
+        of |= {"key_id": event.target_key_id}
         of["webhook_id"] = event.detail.get("webhook")
         if "batch" in event.detail:
             of["batch_id"] = event.detail["batch"]
-        assert all(str(of[name]) == str(ids[name]) for name in ids.keys() & of.keys())
-        owner = root if operation == ADDING else of_alice
+        assert all(str(of[name]) == str(ids[name]) for name in ids.keys() & of.keys() if of[name])
+        owner = root if operation in {ADDING, RERUN} else of_alice
         assert event.target_owner_id == owner.owner_id
 
 

@@ -462,3 +462,44 @@ def test_what_vanishes_while_it_is_listed_is_passed_over(store: UploadStore) -> 
     store.path(rest[0]).unlink()
 
     assert set(listed) == {*rest[1:]}
+
+
+# Kept for another job
+
+
+def no_links(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOTSUP, "Operation not supported")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_an_upload_may_be_kept_for_another_job(
+    store: UploadStore, job_id: uuid.UUID, monkeypatch: pytest.MonkeyPatch, *, links: bool
+) -> None:
+    """Also where the file system knows one name of a file at most."""
+    stored = upload(store, job_id, [b"so", b"und"])
+    age(stored.path, 3600)
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    new_id = uuid7()
+    store.share(job_id, new_id)
+    shared = store.verify(new_id, size_bytes=5, sha256=stored.sha256)
+    store.delete(job_id)
+
+    assert shared.read_bytes() == b"sound"
+    # or it would be taken for one that nobody claimed
+    assert [*store.stored_before(shared.stat().st_mtime)] == []
+
+
+def test_what_is_not_there_is_kept_for_nobody(store: UploadStore, job_id: uuid.UUID) -> None:
+    with pytest.raises(UploadMissing):
+        store.share(job_id, uuid7())
+
+    assert files(store) == []
+
+
+def test_a_full_disk_takes_no_further_job(tmp_path: Path, job_id: uuid.UUID) -> None:
+    stored = upload(make_store(tmp_path), job_id)
+    with pytest.raises(DiskFull):
+        make_store(tmp_path, min_free_bytes=2**60).share(job_id, uuid7())
+
+    assert files(make_store(tmp_path)) == [str(stored.path.relative_to(tmp_path))]

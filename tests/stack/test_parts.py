@@ -107,3 +107,33 @@ def test_the_track_that_is_asked_for_is_written_down(
     assert said[0]["transcription"] == sample(DIGITS).text
     assert said[1]["transcription"] == sample("digits-es.wav").text
     assert said[2]["error_code"] == "no_such_track"
+
+
+def test_a_recording_is_transcribed_once_more_in_another_way(
+    stack: Stack, client: httpx2.Client
+) -> None:
+    """The second job owes nothing to the first, which is deleted before it is begun."""
+    once = length_of(SAMPLES / DIGITS)
+    stack.maintenance()
+    worker = stack.worker()
+    first = submit(client, SAMPLES / DIGITS, end_seconds=f"{once / 2:.3f}")
+    stack.wait_for_status(first, "completed")
+    worker.signal(signal.SIGTERM)
+    worker.wait()
+    answer = client.post(
+        f"/jobs/{first}/rerun", json={"end_seconds": None, "word_timestamps": True}
+    )
+    assert answer.status_code == 202, answer.text
+    assert client.delete(f"/jobs/{first}").is_success
+    assert client.get(f"/jobs/{first}").status_code == 410
+    stack.worker()
+
+    second = uuid.UUID(answer.json()["job_id"])
+    stack.wait_for_status(second, "completed", "failed")
+    job = client.get(f"/jobs/{second}").json()
+    result = client.get(f"/jobs/{second}/result").json()
+    assert job["transcription"].split() == EIGHT
+    assert job["duration"] == pytest.approx(once, abs=0.01)
+    assert result["segments"][0]["words"]
+    audio = client.get(f"/jobs/{second}/audio").content
+    assert audio == (SAMPLES / DIGITS).read_bytes()
