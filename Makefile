@@ -8,6 +8,7 @@
 #   make chaos         break a running service at random (JOBS=300 SEED=1), and count what is lost
 #   make bench         measure, and print ratios
 #   make lock          choose the versions and digests of all packages anew, after requirements*.txt
+#   make test-browser  look at the page in Chromium
 #   make test-compose  build the Compose stack, use it, take it down (needs Docker)
 
 PYTHON ?= python3
@@ -17,13 +18,13 @@ PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet
 # the locks are complete: nothing is installed that they do not name with its digest
 INSTALL = $(PIP) install --no-deps --require-hashes $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: run test test-security test-chaos chaos fuzz check bench test-compose lock clean
+.PHONY: run test test-security test-browser test-chaos chaos fuzz check bench test-compose lock clean
 
 run: .venv/run
 	@exec .venv/bin/python serve.py
 
 test: .venv/dev
-	@CI="$${CI:-}" .venv/bin/python -m pytest -m 'not compose and not chaos' -n auto --dist worksteal --cov --cov-report=term:skip-covered $(ARGS)
+	@CI="$${CI:-}" .venv/bin/python -m pytest -m 'not compose and not chaos and not browser' -n auto --dist worksteal --cov --cov-report=term:skip-covered $(ARGS)
 
 check: .venv/dev
 	.venv/bin/ruff check
@@ -32,6 +33,9 @@ check: .venv/dev
 
 test-security: .venv/dev
 	.venv/bin/python -m pytest -p tests.bad_inputs -m 'security and not compose' -n auto --dist worksteal $(ARGS)
+
+test-browser: .venv/dev
+	.venv/bin/python -m pytest -m browser tests/browser -n 2 --dist worksteal $(ARGS)
 
 test-chaos: .venv/dev
 	.venv/bin/python -m pytest -m chaos tests/chaos -n 2 --dist worksteal $(ARGS)

@@ -28,10 +28,13 @@ from api import (
     keys,
     memory,
     openai,
+    page,
+    peaks,
     protocol,
     queues,
     reruns,
     results,
+    sessions,
     transcriptions,
     usage,
     webhooks,
@@ -125,6 +128,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.services = services
     if settings.docs_enabled:
         app.include_router(documentation.page)
+    if settings.page_enabled:
+        app.include_router(page.router)
     for module in (
         health,
         transcriptions,
@@ -136,6 +141,8 @@ def create_app(settings: Settings) -> FastAPI:
         events,
         results,
         reruns,
+        peaks,
+        sessions,
         admin,
         dead_letters,
         queues,

@@ -34,7 +34,7 @@ from model_pool import Loan
 from models import JobStatus, TranscriptionWindow
 from retries import Course, Policy, policy_of
 from solo import SoloLoan
-from speech import audio
+from speech import audio, peaks
 from speech.audio import Decoded
 from speech.engines import ModelKey, catalogue, fitting
 from speech.transcript import (
@@ -136,7 +136,7 @@ class Attempt:
                             self._make_room()
                 finally:
                     self._note(engine)
-            self._complete(windows, audio_seconds, asked=key)
+            self._complete(windows, audio_seconds, asked=key, loudness=peaks.of(samples))
 
     def _borrow(self, key: ModelKey, scratch: IO[bytes]) -> AbstractContextManager[Loan | SoloLoan]:
         ladder = fitting.fallbacks(key, language=self._job.language, translate=self._job.translate)
@@ -254,7 +254,9 @@ class Attempt:
         self._model_used = str(engine.key)
         self._steps_down = [step.to_json() for step in engine.steps]
 
-    def _complete(self, windows: list[Window], audio_seconds: float, *, asked: ModelKey) -> None:
+    def _complete(
+        self, windows: list[Window], audio_seconds: float, *, asked: ModelKey, loudness: bytes
+    ) -> None:
         last = windows[-1].resume if windows else None
         transcript = Transcript(
             language=(last and last.language) or self._job.language or NO_LANGUAGE,
@@ -269,6 +271,7 @@ class Attempt:
             degraded=bool(self._steps_down) or self._resumed_model not in {None, str(asked)},
             fallbacks=self._steps_down,
             warnings=self._warnings,
+            peaks=loudness,
         )
         self._write(lambda session: lifecycle.complete(session, self._lease, transcript, outcome))
         logger.info(

@@ -149,7 +149,15 @@ def authenticate(session: Session, key: str) -> Principal:
     """
     if not is_well_formed(key):
         raise refused("malformed")
-    digest = sha256(key)
+    return authenticate_sha256(session, sha256(key))
+
+
+def authenticate_sha256(session: Session, digest: bytes) -> Principal:
+    """Find out who holds the key with this SHA-256.
+
+    Raises:
+        NotAuthenticated: See ``authenticate``.
+    """
     row = session.execute(_by_hash([digest])).first()
     if row is None:
         raise refused("unknown")

@@ -153,6 +153,10 @@ class Settings(BaseSettings):
         (), description="Origins whose pages may call this service, separated by commas; none"
     )
     docs_enabled: bool = Field(True, description="Serve the API's documentation at /docs")
+    page_enabled: bool = Field(True, description="Serve the page at /")
+    session_hours: float = Field(
+        168.0, gt=0, le=8760, description="Who signs in on the page has to do so again after this"
+    )
     max_upload_size_mb: Megabytes = Field(
         500, ge=1, description="Largest upload, in MB of 2^20 bytes"
     )
@@ -606,6 +610,10 @@ class Settings(BaseSettings):
     @property
     def idempotency_seconds(self) -> float:
         return self.idempotency_hours * 3600
+
+    @property
+    def session_seconds(self) -> float:
+        return self.session_hours * 3600
 
     @property
     def audio_retention_seconds(self) -> float:

@@ -13,6 +13,7 @@ from typing import Final
 from sqlalchemy import TextClause
 from sqlalchemy.orm import Session
 
+import page_sessions
 import request_counts
 from database import Sessions, get_db_session
 from jobs import batches, lifecycle, retention, submissions, workers
@@ -65,6 +66,7 @@ class Janitor:
             workers.forget_silent(session)
             submissions.forget(session, keep_seconds=self._keep_keys_seconds)
             request_counts.forget_old(session)
+            page_sessions.forget_expired(session)
             batches.forget_empty(session)
         self._prune_deliveries()
         jobs = self._purge(retention.purge_jobs, self._keep.transcript_seconds)

@@ -87,6 +87,8 @@ class AuditAction(StrEnum):
     KEY_ROTATED = "key_rotated"
     KEY_REVOKED = "key_revoked"
     KEY_REMOVED = "key_removed"  #: It left the setting API_KEYS.
+    SIGNED_IN = "signed_in"  #: A browser, with a key.
+    SIGNED_OUT = "signed_out"
     QUEUE_PAUSED = "queue_paused"
     QUEUE_RESUMED = "queue_resumed"
     ERROR_READ = "error_read"  #: A failed job with its tracebacks.
@@ -233,6 +235,21 @@ class ApiKey(Base):
         ),
         CheckConstraint("weight BETWEEN 0.01 AND 100", name="weight_in_bounds"),
     )
+
+
+class PageSession(Base):
+    """A browser that sent a key once: see ``page_sessions``."""
+
+    __tablename__ = "page_sessions"
+
+    token_sha256: Mapped[bytes] = mapped_column(primary_key=True)
+    key_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"))
+    #: Of the key as it was sent: once another one is the right one, the session is over.
+    key_sha256: Mapped[bytes]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+    __table_args__ = (Index("ix_page_sessions_key", "key_id", text("expires_at DESC")),)
 
 
 class RequestCount(Base):
@@ -666,6 +683,8 @@ class TranscriptionResult(Base):
     word_count: Mapped[int]
     confidence: Mapped[float | None]
     segments: Mapped[list[Any]]
+    #: How loud it is from beginning to end, see ``speech.peaks``; None where nobody looked.
+    peaks: Mapped[bytes | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

@@ -29,6 +29,7 @@ _PATTERNS: Final = tuple(
     for name, needle, pattern in (
         # ours, but for the first characters, which are shown on purpose
         ("key", "stt_live_", r"stt_live_\w{9,128}"),
+        ("token", "stt_page_", r"stt_page_[\w-]{9,128}"),
         ("token", "", r"(?i:\bbearer\s+)(?P<part>[\w.~+/=-]{8,4096})"),
         ("secret", "", _ASSIGNED),
         ("password", "://", r"://[^\s/:@\"']{0,64}:(?P<part>[^\s/@\"'\[\]]{1,256})@"),

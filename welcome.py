@@ -5,6 +5,7 @@ Whatever comes of it, the service runs on.
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 import threading
@@ -157,6 +158,8 @@ def greeting(settings: Settings, access: Access, model: str) -> Iterator[str]:
     if not access.works:
         yield "No key that works is known here, so the sample was not tried. Make one with:\n"
         yield f"    {_make_key(settings)}\n"
+    if settings.page_enabled:
+        yield f"Open {url} in a browser{_with(access)}, and drop a file.\n"
     yield f"Serving at {url} (documentation at {url}/docs). Transcribe a file of yours:\n"
     # [::1] is a pattern to some shells
     target = shlex.quote(f"{url}/transcribe/")
@@ -166,6 +169,16 @@ def greeting(settings: Settings, access: Access, model: str) -> Iterator[str]:
         yield "nothing else. A real one is downloaded when you start with, for example:\n"
         yield "    WHISPER_MODEL_SIZE=turbo make run\n"
     yield f"Logs are in {settings.state_dir / 'logs'}. Ctrl-C stops everything and loses no job."
+
+
+def _with(access: Access) -> str:
+    """Say where the key is that the page asks for."""
+    if access.key is None:
+        return ""
+    shown = re.fullmatch(r"\$\((.*)\)", access.key)
+    return (
+        f", sign in with the key that `{shown[1]}` prints" if shown else ", sign in with your key"
+    )
 
 
 def _make_key(settings: Settings) -> str:

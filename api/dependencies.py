@@ -16,12 +16,14 @@ from typing import Annotated, Final, TypeVar
 from fastapi import Depends, Path, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 from pydantic import BaseModel, ValidationError
+from sqlalchemy.orm import Session
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
 import auth
 import keys
-from api import plain_json
+import page_sessions
+from api import cookies, plain_json
 from api.allowances import refusal
 from api.bodies import require_plain
 from api.connections import party
@@ -50,6 +52,7 @@ POLLED: Final = "get_job"
 FOLLOWED: Final = "get_job_events"
 ASR: Final = "asr"
 DETECT_LANGUAGE: Final = "detect_language"
+START_SESSION: Final = "start_session"
 #: The operations that a key may be sent to as the password of HTTP's basic credentials: Bazarr
 #: can send nothing else. None of them asks for such credentials, so no browser comes to keep some
 #: and to send them along with what another site has it send.
@@ -148,19 +151,49 @@ def _address(request: Request) -> str | None:
 
 def _identify(request: Request, services: Services, address: str | None) -> Principal:
     key = sent_key(request.headers, basic=_operation(request) in BASIC)
+    # who sends a key means that one, whatever their browser keeps
+    token = _token(request) if key is None else None
+    secret = key or token
     if address is not None:
-        services.doorkeeper.admit(address, key)
-    if key is None and services.settings.auth_required:
+        services.doorkeeper.admit(address, secret)
+    if secret is None and services.settings.auth_required:
         raise auth.refused("missing")
     services.first_keys.ensure(services.transaction)
     with services.transaction() as session:
-        principal = auth.anonymous(session) if key is None else auth.authenticate(session, key)
+        principal = _principal(request, session, key, token)
         actor = known_as(services.trail.whence(request.scope), principal)
         services.trail.used(session, actor)
     request.scope["state"][ACTOR] = actor
-    if key is not None:
-        services.doorkeeper.remember(key)
+    if secret is not None:
+        services.doorkeeper.remember(secret)
     return principal
+
+
+def _principal(request: Request, session: Session, key: str | None, token: str | None) -> Principal:
+    if key is not None:
+        return auth.authenticate(session, key)
+    if token is None:
+        return auth.anonymous(session)
+    try:
+        return page_sessions.authenticate(session, token)
+    except NotAuthenticated:
+        # no script can have the browser forget it
+        request.scope["state"][ANSWER_HEADERS] = {"Set-Cookie": cookies.forgotten(request)}
+        raise
+
+
+def _token(request: Request) -> str | None:
+    """The page's cookie; a session is not begun with another one.
+
+    Raises:
+        NotAuthenticated: Another page has it sent.
+    """
+    token = cookies.read(request)
+    if token is None or _operation(request) == START_SESSION:
+        return None
+    if not cookies.is_own_page(request):
+        raise auth.refused("another page's")
+    return token
 
 
 def _operation(request: Request) -> str | None:

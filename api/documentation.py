@@ -42,6 +42,7 @@ TAGS: Final = [
     {"name": "whisper-asr", "description": "The same, for clients of whisper-asr-webservice."},
     {"name": "batches", "description": "Many files with one profile."},
     {"name": "webhooks", "description": "Be called when a job has ended."},
+    {"name": "page", "description": "What our own page in the browser needs beside the rest."},
     {"name": "admin", "description": "For operators: needs a key with the scope `admin`."},
     {"name": "limits", "description": "What may be used, and what has been."},
     {"name": "keys", "description": "For operators: who may do what."},

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
+from api import page
 from api.dependencies import ServicesDep
 from api.documentation import DOCS, problems
 from api.schemas import Health, Ready
@@ -13,8 +14,10 @@ from config import VERSION
 router = APIRouter(tags=["health"])
 
 
-@router.get("/", include_in_schema=False)
-async def root(services: ServicesDep) -> dict[str, str]:
+@router.get("/", include_in_schema=False, response_model=None)
+async def root(request: Request, services: ServicesDep) -> Response | dict[str, str]:
+    if services.settings.page_enabled and page.is_wanted(request):
+        return page.show(request, auth_required=services.settings.auth_required)
     # the first version's load balancers may ask here
     here = {"status": "healthy", "service": "transcription", "version": VERSION}
     return {**here, "docs": DOCS} if services.settings.docs_enabled else here

@@ -29,7 +29,7 @@ from api.dependencies import (
 )
 from api.documentation import Responses, json_request, problems
 from api.outlook import Outlook
-from api.schemas import Body, Job, JobDetail, JobList, JobPatch
+from api.schemas import Body, Job, JobDetail, JobList, JobPatch, Text
 from api.services import Services
 from api.stopping import when_stopping
 from api.trail import ACTOR
@@ -39,7 +39,7 @@ from errors import ConflictError, JobDeleted, JobFinished, NotAllowed, NotFound
 from jobs import deletion, edits, lifecycle, queries
 from jobs.backlog import Estimate
 from jobs.paging import Place
-from jobs.queries import JobView
+from jobs.queries import JobView, Selection
 from models import FINAL, AuditAction, DeletedBy, JobStatus, Priority, Scope
 
 router = APIRouter(tags=["jobs"], dependencies=[Depends(single_values)])
@@ -49,6 +49,7 @@ POLL_SECONDS_MIN: Final = 1
 POLL_SECONDS_MAX: Final = 15
 #: Less than what proxies wait for.
 WAIT_SECONDS_MAX: Final = 60
+MAX_SEARCH_CHARS: Final = 200
 CANCELLED: Final = "Job cancelled successfully"
 CANCELLING: Final[Responses] = {
     202: {
@@ -94,6 +95,12 @@ class JobFilter(Page):
 
     status: JobStatus | None = Query(None)
     batch_id: uuid.UUID | None = Query(None, description="Only those of this batch.")
+    search: Text | None = Query(
+        None,
+        min_length=1,
+        max_length=MAX_SEARCH_CHARS,
+        description="Only those whose file's name holds this, in capitals or not.",
+    )
 
 
 @router.get(
@@ -111,19 +118,18 @@ def index(
     wanted: Annotated[JobFilter, Query()],
 ) -> JobList:
     of = f"jobs/{principal.reach}/{wanted.status}/{wanted.batch_id}"
+    if wanted.search is not None:
+        of += f"/{wanted.search}"
     before = cursors.decode(wanted.cursor, of=of)
+    which = Selection(
+        owner_id=principal.reach,
+        status=wanted.status,
+        batch_id=wanted.batch_id,
+        search=wanted.search,
+    )
     with services.transaction() as session:
-        total = queries.count(
-            session, owner_id=principal.reach, status=wanted.status, batch_id=wanted.batch_id
-        )
-        views = queries.page(
-            session,
-            owner_id=principal.reach,
-            status=wanted.status,
-            batch_id=wanted.batch_id,
-            before=before,
-            limit=wanted.limit + 1,
-        )
+        total = queries.count(session, which)
+        views = queries.page(session, which, before=before, limit=wanted.limit + 1)
         if principal.reach is None:
             services.trail.read(session, by, AuditAction.JOBS_LISTED)
     cursor = None

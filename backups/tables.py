@@ -25,6 +25,7 @@ from models import Base
 
 #: Tables that no backup has, and why nobody misses them.
 LEFT_OUT: Final[Mapping[str, str]] = {
+    "page_sessions": "who had signed in; a session that was ended would begin anew",
     "request_counts": "what keys asked for in the last minutes, while Redis was away",
     "workers": "what processes said of themselves while they ran",
 }

@@ -13,7 +13,7 @@ from audit.events import CLI, record
 from commands.terminal import print_table, service_settings, transaction, when
 from errors import JobFinished, NotFound
 from jobs import dead_letters, lifecycle, queries
-from jobs.queries import JobView
+from jobs.queries import JobView, Selection
 from models import AuditAction, JobStatus
 
 app = typer.Typer(help="Jobs.", no_args_is_help=True)
@@ -28,8 +28,9 @@ def list_jobs(
 ) -> None:
     """List the newest jobs of all owners."""
     with transaction(service_settings()) as session:
-        views = queries.page(session, owner_id=None, status=status, before=None, limit=limit)
-        total = queries.count(session, owner_id=None, status=status)
+        which = Selection(owner_id=None, status=status)
+        views = queries.page(session, which, before=None, limit=limit)
+        total = queries.count(session, which)
         record(session, CLI, AuditAction.JOBS_LISTED)
     print_table(
         ("id", "status", "progress", "attempt", "model", "created", "error"),

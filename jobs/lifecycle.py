@@ -126,6 +126,8 @@ class Outcome:
     degraded: bool = False
     fallbacks: Sequence[dict[str, Any]] = ()
     warnings: Sequence[str] = ()
+    #: How loud the audio is from beginning to end: see ``speech.peaks``.
+    peaks: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,6 +340,7 @@ def complete(session: Session, lease: Lease, transcript: Transcript, outcome: Ou
         word_count=transcript.word_count,
         confidence=transcript.confidence,
         segments=[segment.to_json() for segment in transcript.segments],
+        peaks=outcome.peaks,
         model_used=outcome.model_used,
         mode=outcome.mode,
         degraded=outcome.degraded,

@@ -26,6 +26,7 @@ from models import (
     TranscriptionWindow,
     Worker,
 )
+from speech import peaks as loudness
 from speech.transcript import ResumeState, Segment, Transcript
 
 #: So often published and not taken, or so long due and not published, a job was left lying.
@@ -51,6 +52,28 @@ class JobView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which jobs a list is of; None is any."""
+
+    owner_id: uuid.UUID | None
+    status: JobStatus | None = None
+    batch_id: uuid.UUID | None = None
+    #: Part of the client's name of the file.
+    search: str | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        job = TranscriptionJob
+        found = _of(self.owner_id)
+        if self.status is not None:
+            found.append(job.status == self.status)
+        if self.batch_id is not None:
+            found.append(job.batch_id == self.batch_id)
+        if self.search is not None:
+            found.append(job.client_filename.icontains(self.search, autoescape=True))
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WindowView:
     """What was said in a finished window."""
 
@@ -60,6 +83,16 @@ class WindowView:
     start_seconds: float
     end_seconds: float
     segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeaksView:
+    """How loud a recording is."""
+
+    #: The least and the greatest sample of each stretch, in turn; none where nobody looked.
+    pairs: list[int]
+    samples_each: int
+    audio_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,46 +145,24 @@ def find(session: Session, job_id: uuid.UUID, *, owner_id: uuid.UUID | None) -> 
     return None if row is None else _view(row)
 
 
-def page(
-    session: Session,
-    *,
-    owner_id: uuid.UUID | None,
-    status: JobStatus | None,
-    batch_id: uuid.UUID | None = None,
-    before: Place | None,
-    limit: int,
-) -> list[JobView]:
+def page(session: Session, which: Selection, *, before: Place | None, limit: int) -> list[JobView]:
     """List jobs, newest first.
 
     Args:
-        batch_id: Only those of this batch.
         before: The last job of the page before this one; it may be gone by now.
     """
     rows = session.execute(
         _views()
-        .where(
-            *_of(owner_id),
-            *_with(status),
-            *_in(batch_id),
-            *after(before, TranscriptionJob.created_at),
-        )
+        .where(*which.conditions(), *after(before, TranscriptionJob.created_at))
         .order_by(TranscriptionJob.created_at.desc(), TranscriptionJob.id.desc())
         .limit(limit)
     )
     return [_view(row) for row in rows]
 
 
-def count(
-    session: Session,
-    *,
-    owner_id: uuid.UUID | None,
-    status: JobStatus | None,
-    batch_id: uuid.UUID | None = None,
-) -> int:
+def count(session: Session, which: Selection) -> int:
     return session.scalars(
-        select(func.count())
-        .select_from(TranscriptionJob)
-        .where(*_of(owner_id), *_with(status), *_in(batch_id))
+        select(func.count()).select_from(TranscriptionJob).where(*which.conditions())
     ).one()
 
 
@@ -165,6 +176,21 @@ def transcript(session: Session, job_id: uuid.UUID) -> Transcript | None:
         language_probability=result.language_probability,
         audio_seconds=result.audio_seconds,
         segments=tuple(map(Segment.from_json, result.segments)),
+    )
+
+
+def peaks(session: Session, job_id: uuid.UUID) -> PeaksView | None:
+    """Read how loud a completed job's recording is."""
+    result = TranscriptionResult
+    row = session.execute(
+        select(result.peaks, result.audio_seconds).where(result.job_id == job_id)
+    ).first()
+    if row is None:
+        return None
+    return PeaksView(
+        pairs=loudness.pairs(row.peaks or b""),
+        samples_each=loudness.samples_each(round(row.audio_seconds * loudness.SAMPLE_RATE_HZ)),
+        audio_seconds=row.audio_seconds,
     )
 
 
@@ -314,11 +340,3 @@ def _view(row: Row[Any]) -> JobView:
 
 def _of(owner_id: uuid.UUID | None) -> list[ColumnElement[bool]]:
     return [] if owner_id is None else [TranscriptionJob.owner_id == owner_id]
-
-
-def _with(status: JobStatus | None) -> list[ColumnElement[bool]]:
-    return [] if status is None else [TranscriptionJob.status == status]
-
-
-def _in(batch_id: uuid.UUID | None) -> list[ColumnElement[bool]]:
-    return [] if batch_id is None else [TranscriptionJob.batch_id == batch_id]

@@ -8,7 +8,7 @@ from typing import Final
 
 from sqlalchemy import bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, REAL, UUID
-from sqlalchemy.types import BigInteger, Text
+from sqlalchemy.types import BigInteger, LargeBinary, Text
 
 #: What every end of an attempt resets. A job that waits holds no lease.
 _NO_LEASE = "worker_name = NULL, current_step = NULL"
@@ -177,15 +177,16 @@ WITH done AS (
 )
 INSERT INTO transcription_results
        (job_id, lease_epoch, text, language, language_probability, audio_seconds, word_count,
-        confidence, segments)
+        confidence, segments, peaks)
 SELECT id, lease_epoch, :text, :language, :language_probability, :audio_seconds, :word_count,
-       :confidence, :segments
+       :confidence, :segments, :peaks
   FROM done
 RETURNING job_id
 """).bindparams(
     bindparam("fallbacks", type_=JSONB),
     bindparam("warnings", type_=JSONB),
     bindparam("segments", type_=JSONB),
+    bindparam("peaks", type_=LargeBinary),
 )
 
 _LOG_ERROR = """

@@ -670,6 +670,7 @@ def test_no_number_is_without_bounds(name: str, value: str, read: Read) -> None:
 LEAST = {
     "webhook_retry_seconds": (0.001, 0),
     "port": (1, 0),
+    "session_hours": (0.001, 0),
     "web_concurrency": (1, 0),
     "max_upload_size_mb": (1, 0),
     "min_free_disk_mb": (0, -1),

@@ -26,6 +26,7 @@ from jobs import (
 from jobs.dead_letters import Wanted
 from jobs.lifecycle import Beat, Lane, Lease, Redrive, StillLease
 from jobs.paging import Place
+from jobs.queries import Selection
 from local_servers import PostgresServer
 from maintenance import PROBER_BATCH, UNPROBED
 from models import (
@@ -138,8 +139,7 @@ def with_key(act: Callable[[Session, uuid.UUID], object]) -> Query:
 def listing(*, mine: bool, status: JobStatus | None) -> Query:
     return lambda session, owner_id: queries.page(
         session,
-        owner_id=owner_id if mine else None,
-        status=status,
+        Selection(owner_id=owner_id if mine else None, status=status),
         before=Place(datetime.now(UTC), uuid7()),
         limit=50,
     )

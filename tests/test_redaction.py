@@ -76,3 +76,7 @@ def test_a_known_secret_is_taken_out_wherever_it_stands() -> None:
 
 def test_the_longer_of_two_secrets_goes_first() -> None:
     assert make_mask(["abcdefgh", "abcdefghijkl"])("abcdefghijkl") == "[secret]"
+
+
+def test_a_token_of_the_page_is_taken_out() -> None:
+    assert make_mask()("the cookie was stt_page_" + "aB-_" * 10) == "the cookie was [token]"

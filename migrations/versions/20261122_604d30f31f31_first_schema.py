@@ -182,7 +182,7 @@ def upgrade() -> None:
     sa.Column('detail', postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
     sa.Column('position', sa.BigInteger(), nullable=True),
     sa.Column('sha256', sa.LargeBinary(), nullable=True),
-    sa.CheckConstraint("action IN ('key_used', 'job_submitted', 'jobs_listed', 'job_read', 'transcript_read', 'audio_read', 'job_changed', 'job_cancelled', 'job_deleted', 'upload_deleted', 'denied', 'key_created', 'key_changed', 'key_rotated', 'key_revoked', 'key_removed', 'queue_paused', 'queue_resumed', 'error_read', 'error_retried', 'error_resolved', 'error_quarantined', 'error_released', 'jobs_imported', 'backup_taken', 'backup_restored', 'webhook_created', 'webhook_changed', 'webhook_rotated', 'webhook_deleted', 'webhook_disabled', 'webhook_sent', 'batch_created', 'batch_closed', 'batch_cancelled', 'batch_deleted', 'audit_pruned')", name=op.f('ck_audit_events_action')),
+    sa.CheckConstraint("action IN ('key_used', 'job_submitted', 'jobs_listed', 'job_read', 'transcript_read', 'audio_read', 'job_changed', 'job_cancelled', 'job_deleted', 'upload_deleted', 'denied', 'key_created', 'key_changed', 'key_rotated', 'key_revoked', 'key_removed', 'signed_in', 'signed_out', 'queue_paused', 'queue_resumed', 'error_read', 'error_retried', 'error_resolved', 'error_quarantined', 'error_released', 'jobs_imported', 'backup_taken', 'backup_restored', 'webhook_created', 'webhook_changed', 'webhook_rotated', 'webhook_deleted', 'webhook_disabled', 'webhook_sent', 'batch_created', 'batch_closed', 'batch_cancelled', 'batch_deleted', 'audit_pruned')", name=op.f('ck_audit_events_action')),
     sa.CheckConstraint('(position IS NULL) = (sha256 IS NULL)', name=op.f('ck_audit_events_seal_is_whole')),
     sa.CheckConstraint('count > 0', name=op.f('ck_audit_events_count_positive')),
     sa.CheckConstraint("action <> 'audit_pruned' OR COALESCE(detail ->> 'position' ~ '^[1-9][0-9]{0,17}$' AND detail ->> 'sha256' ~ '^[0-9a-f]{64}$', false)", name=op.f('ck_audit_events_pruned_says_where')),
@@ -321,6 +321,17 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['api_key_id'], ['api_keys.id'], name=op.f('fk_request_counts_api_key_id_api_keys'), ondelete='CASCADE'),
     sa.PrimaryKeyConstraint('api_key_id', 'window_start', name=op.f('pk_request_counts'))
     )
+    op.create_table('page_sessions',
+    sa.Column('token_sha256', sa.LargeBinary(), nullable=False),
+    sa.Column('key_id', sa.UUID(), nullable=False),
+    sa.Column('key_sha256', sa.LargeBinary(), nullable=False),
+    sa.Column('created_at', postgresql.TIMESTAMP(timezone=True), server_default=sa.text('now()'), nullable=False),
+    sa.Column('expires_at', postgresql.TIMESTAMP(timezone=True), nullable=False),
+    sa.ForeignKeyConstraint(['key_id'], ['api_keys.id'], name=op.f('fk_page_sessions_key_id_api_keys'), ondelete='CASCADE'),
+    sa.PrimaryKeyConstraint('token_sha256', name=op.f('pk_page_sessions'))
+    )
+    op.create_index('ix_page_sessions_key', 'page_sessions', ['key_id', sa.literal_column('expires_at DESC')], unique=False)
+    op.create_index(op.f('ix_page_sessions_expires_at'), 'page_sessions', ['expires_at'], unique=False)
     op.create_table('deleted_jobs',
     sa.Column('id', sa.UUID(), nullable=False),
     sa.Column('owner_id', sa.UUID(), nullable=False),
@@ -492,6 +503,7 @@ def upgrade() -> None:
     sa.Column('word_count', sa.Integer(), nullable=False),
     sa.Column('confidence', sa.DOUBLE_PRECISION(), nullable=True),
     sa.Column('segments', postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+    sa.Column('peaks', sa.LargeBinary(), nullable=True),
     sa.Column('created_at', postgresql.TIMESTAMP(timezone=True), server_default=sa.text('now()'), nullable=False),
     sa.ForeignKeyConstraint(['job_id'], ['transcription_jobs.id'], name=op.f('fk_transcription_results_job_id_transcription_jobs'), ondelete='CASCADE'),
     sa.PrimaryKeyConstraint('job_id', name=op.f('pk_transcription_results'))
@@ -557,6 +569,9 @@ def downgrade() -> None:
     op.drop_table('idempotency_keys')
     op.drop_table('webhook_deliveries')
     op.drop_table('webhooks')
+    op.drop_index(op.f('ix_page_sessions_expires_at'), table_name='page_sessions')
+    op.drop_index('ix_page_sessions_key', table_name='page_sessions')
+    op.drop_table('page_sessions')
     op.drop_index('ix_deleted_jobs_key_age', table_name='deleted_jobs')
     op.drop_table('deleted_jobs')
     op.drop_table('request_counts')

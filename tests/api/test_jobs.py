@@ -11,7 +11,7 @@ from app import create_app
 from errors import LeaseLost
 from jobs import lifecycle
 from jobs.lifecycle import Failure
-from tests.api.conftest import FAILURE, NO_PAUSE, TRANSCRIPT, stored
+from tests.api.conftest import FAILURE, NO_PAUSE, TRANSCRIPT, Jobs, stored
 
 V1_KEYS = {
     "job_id", "status", "message", "filename", "progress", "current_step", "model_size",
@@ -406,3 +406,38 @@ def test_a_proxys_prefix_is_in_every_link(settings, alice, jobs):
         job = client.get(f"/stt/jobs/{job_id}", headers=alice).json()
 
     assert job["links"]["self"] == f"/stt/jobs/{job_id}"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [("talk", {"Talk 1.mp3", "small talk.ogg"}), ("100%", {"100% Rock.mp3"}), ("_", set()),
+     ("\\", set()), ("1.mp3", {"Talk 1.mp3"})],
+)  # fmt: skip
+def test_jobs_are_found_by_a_part_of_the_files_name(
+    client: TestClient, alice: dict[str, str], jobs: Jobs, wanted: str, found: set[str]
+) -> None:
+    """As it is written: nothing in it means something else."""
+    for name in ("Talk 1.mp3", "small talk.ogg", "100% Rock.mp3", "1000 Rocks.mp3"):
+        jobs.submit(client_filename=name)
+    jobs.submit("bob", client_filename="bob's talk.mp3")
+    told = client.get("/jobs", params={"search": wanted}, headers=alice).json()
+
+    assert {job["filename"] for job in told["jobs"]} == found
+    assert told["total"] == len(found)
+
+
+def test_the_next_page_is_of_the_same_search(
+    client: TestClient, alice: dict[str, str], jobs: Jobs
+) -> None:
+    for number in range(3):
+        jobs.submit(client_filename=f"talk {number}.mp3")
+        jobs.submit(client_filename=f"song {number}.mp3")
+    wanted = {"search": "talk", "limit": "2"}
+    first = client.get("/jobs", params=wanted, headers=alice).json()
+    rest = {**wanted, "cursor": first["next_cursor"]}
+    second = client.get("/jobs", params=rest, headers=alice).json()
+    other = client.get("/jobs", params={**rest, "search": "song"}, headers=alice)
+
+    names = [job["filename"] for page in (first, second) for job in page["jobs"]]
+    assert names == ["talk 2.mp3", "talk 1.mp3", "talk 0.mp3"]
+    assert other.status_code == 400

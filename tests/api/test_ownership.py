@@ -31,14 +31,19 @@ METHODS: Final = {
     for method, description in methods.items()
 }
 #: Served, and left out of the document: they tell what the documentation does, and our name.
-PAGES: Final = {"/", "/docs", "/openapi.json", *ASSETS}
+PAGES: Final = {"/", "/page/{digest}/{name:path}", "/docs", "/openapi.json", *ASSETS}
 
 # The rules
 
 #: Open to everybody.
 PUBLIC: Final = {("get", "/health"), ("get", "/ready"), ("get", "/limits")}
 #: Open to every key: they tell of the key itself.
-OF_THE_KEY: Final = {("get", "/usage")}
+OF_THE_KEY: Final = {
+    ("get", "/usage"),
+    ("get", "/session"),
+    ("post", "/session"),
+    ("delete", "/session"),
+}
 SCOPES: Final = {
     "get": Scope.JOBS_READ,
     "head": Scope.JOBS_READ,
