@@ -367,6 +367,20 @@ class Settings(BaseSettings):
         (443,), description="Ports that clients may have called, separated by commas"
     )
 
+    source_urls: bool = Field(
+        False, description="Whether clients may name a recording's address instead of sending it"
+    )
+    source_hours: float = Field(
+        6.0, gt=0, le=168, description="A recording that could not be fetched by then is given up"
+    )
+    source_retry_seconds: float = Field(
+        5.0,
+        gt=0,
+        le=3600,
+        description="Pause before a recording that could not be fetched is tried again; the later"
+        " ones double",
+    )
+
     webhook_signing_key: SecretStr | None = Field(
         None,
         description="What the secrets of webhooks are made from; unset, STATE_DIR/webhook.key, made"

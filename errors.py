@@ -22,7 +22,7 @@
       Interrupted                 an attempt was asked to stop
         CancelRequested, Draining, DeadlineExceeded, Occupied, SteppedAside
       OutgoingFailed              a call to somebody else's server failed
-        AddressRefused, ReplyTooLarge, ReplyRefused
+        AddressRefused, ReplyTooLarge, ReplyRefused, SourceRefused
       SettingsError               the configuration is wrong
       Unhealthy                   a monitor asked to be told so
       ChainBroken                 audit events are not what they were
@@ -443,8 +443,8 @@ class Occupied(Interrupted):
 class OutgoingFailed(ServiceError):
     """The other server cannot be reached, or gave no answer.
 
-    ``reason`` in ``data`` says what went wrong: ``name``, ``connection``, ``tls``, ``protocol`` or
-    ``timeout``.
+    ``reason`` in ``data`` says what went wrong: ``name``, ``connection``, ``tls``, ``protocol``,
+    ``timeout``, or ``status`` where it answered that it cannot now.
     """
 
     code = "outgoing_failed"
@@ -466,6 +466,12 @@ class ReplyRefused(OutgoingFailed):
     """The other server's answer is none that this service can use."""
 
     code = "reply_refused"
+
+
+class SourceRefused(OutgoingFailed):
+    """The other server does not give the recording out."""
+
+    code = "source_refused"
 
 
 class SettingsError(ServiceError):

@@ -249,7 +249,11 @@ class Prober:
 
 UNPROBED: Final = (
     select(TranscriptionJob.id)
-    .where(TranscriptionJob.status == JobStatus.PENDING, TranscriptionJob.probed_at.is_(None))
+    .where(
+        TranscriptionJob.status == JobStatus.PENDING,
+        TranscriptionJob.probed_at.is_(None),
+        TranscriptionJob.upload_awaited.is_(False),
+    )
     .order_by(TranscriptionJob.not_before)
 )
 

@@ -7,7 +7,7 @@ state is guarded by CHECK constraints: a row that breaks the rules of its life c
 from __future__ import annotations
 
 import uuid
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
@@ -49,6 +49,11 @@ FINAL = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
 #: What this version's workers know to do. A new wish that changes what is done raises it, and jobs
 #: that have the wish are submitted with it: older workers leave them to newer ones.
 WISHES_VERSION: Final = 2
+
+
+#: ``not_before`` of jobs whose upload is not here yet: whatever looks for jobs that are due passes
+#: them by, workers of an older version too.
+NOT_YET: Final = datetime(9000, 1, 1, tzinfo=UTC)
 
 
 class Priority(StrEnum):
@@ -387,8 +392,16 @@ class TranscriptionJob(Base):
     # The upload, stored under the job's id
     #: What the client called the file; shown, never used as a path.
     client_filename: Mapped[str]
+    #: Of one that is being fetched: what is here so far.
     upload_bytes: Mapped[int] = mapped_column(BigInteger)
+    #: Empty until the upload is here.
     upload_sha256: Mapped[bytes]
+    #: Where the upload is fetched from; None where the client sent it. May hold a secret.
+    source_url: Mapped[str | None]
+    #: How large it is there; None where that server does not say.
+    source_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    #: Whether the upload is still to be fetched. ``not_before`` is ``NOT_YET`` until it is here.
+    upload_awaited: Mapped[bool] = mapped_column(server_default=text("false"))
     #: When the stored file was deleted; None while it is kept.
     upload_deleted_at: Mapped[datetime | None]
     #: Length of what is transcribed.
@@ -504,6 +517,11 @@ class TranscriptionJob(Base):
         CheckConstraint("attempt BETWEEN 0 AND max_attempts", name="attempt_in_bounds"),
         CheckConstraint("progress BETWEEN 0 AND 1", name="progress_in_bounds"),
         CheckConstraint(
+            "NOT upload_awaited"
+            " OR (source_url IS NOT NULL AND status IN ('pending', 'failed', 'cancelled'))",
+            name="awaited_before_begun",
+        ),
+        CheckConstraint(
             "start_seconds >= 0 AND end_seconds > start_seconds AND track >= 1", name="part"
         ),
         # lists, newest first: of an owner or of all, of one status or of every
@@ -611,6 +629,25 @@ class TranscriptionJob(Base):
         # Heartbeats touch no indexed column and find room on their page, so they stay cheap.
         {"postgresql_with": {"fillfactor": "80"}},
     )
+
+
+class UploadFetch(Base):
+    """An upload that is to be fetched, and by whom; gone when it is here, or nobody wants it."""
+
+    __tablename__ = "upload_fetches"
+
+    job_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("transcription_jobs.id", ondelete="CASCADE"), primary_key=True
+    )
+    #: When it is tried; while it is, when whoever does so is taken for lost.
+    due_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
+    #: Made up by whoever tries, for each try: who has another one writes nothing.
+    holder: Mapped[uuid.UUID | None]
+    #: Tries in a row that brought nothing.
+    failures: Mapped[int] = mapped_column(server_default=text("0"))
+    #: Of what the part on the disk is of; None where it cannot be gone on with.
+    etag: Mapped[str | None]
+    began_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class IdempotencyKey(Base):

@@ -61,6 +61,7 @@ TABLE: Final[Mapping[type[ServiceError], Policy]] = {
     errors.AddressRefused: GIVE_UP,
     errors.ReplyTooLarge: GIVE_UP,
     errors.ReplyRefused: GIVE_UP,
+    errors.SourceRefused: GIVE_UP,
     # until the jobs beside it have ended
     errors.EngineOutOfMemory: Policy(Course.RETRY, pause=6),
     errors.DecoderKilled: Policy(Course.RETRY, pause=6),

@@ -150,6 +150,7 @@ def _progress(standing: Standing) -> dict[str, Any]:
     return {
         "status": standing.status,
         "current_step": standing.current_step,
+        "upload_bytes": standing.upload_bytes,
         "progress": round(standing.progress * 100, 1),
         "audio_seconds": length,
         "audio_seconds_done": round(standing.progress * (length or 0), 2) if known else None,

@@ -49,6 +49,8 @@ COMPLETED_JOB: Final[dict[str, Any]] = {
     "failure_reason": None,
     "metadata": {"project": "archive"},
     "callback_url": None,
+    "source_url": None,
+    "source_bytes": None,
     "upload_bytes": 1_000_000,
     "upload_sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "links": {

@@ -29,7 +29,7 @@ from api.dependencies import (
 )
 from api.documentation import Responses, json_request, problems
 from api.outlook import Outlook
-from api.schemas import Body, Job, JobDetail, JobList, JobPatch, Text
+from api.schemas import Body, Job, JobDetail, JobList, JobPatch, Text, without_secrets
 from api.services import Services
 from api.stopping import when_stopping
 from api.trail import ACTOR
@@ -138,7 +138,7 @@ def index(
         cursor = cursors.encode(Place(last.created_at, last.id), of=of)
         response.headers["Link"] = cursors.next_link(request, cursor)
     root = request.scope.get("root_path", "")
-    shown = [Job.of(view, root=root) for view in views[: wanted.limit]]
+    shown = [Job.of(view, root=root, **_hidden(view, principal)) for view in views[: wanted.limit]]
     return JobList(jobs=shown, total=total, next_cursor=cursor)
 
 
@@ -293,7 +293,8 @@ def read(session: Session, job_id: uuid.UUID, principal: Principal, request: Req
     """
     view = find(session, job_id, principal)
     services: Services = request.app.state.services
-    shown = detail(session, view, request.scope.get("root_path", ""), services.outlook)
+    root = request.scope.get("root_path", "")
+    shown = detail(session, view, root, services.outlook, **_hidden(view, principal))
     if not principal.may_read:
         # whoever may only submit or change is not told what was said
         shown = shown.model_copy(update={"transcription": None})
@@ -305,6 +306,14 @@ def read(session: Session, job_id: uuid.UUID, principal: Principal, request: Req
     by: Actor = request.scope["state"][ACTOR]
     services.trail.read(session, by, action, job_id)
     return shown
+
+
+def _hidden(view: JobView, principal: Principal) -> dict[str, Any]:
+    """What is shown otherwise to somebody who reads another's job."""
+    url = view.job.source_url
+    if url is None or view.job.owner_id == principal.owner_id:
+        return {}
+    return {"source_url": without_secrets(url)}
 
 
 def detail(session: Session, view: JobView, root: str, outlook: Outlook, **more: Any) -> JobDetail:

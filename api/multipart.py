@@ -129,11 +129,19 @@ class FormReader:
             ClientError: The body ended too early.
             InvalidRequest: It has no file in it.
         """
-        if not self.complete:
-            raise ClientError("The body ended before the form did.")
+        self.require_whole()
         if self.filename is None:
             raise invalid(self._file_field, "missing", "A file is needed.")
         return self.filename
+
+    def require_whole(self) -> None:
+        """Make sure that the form is whole, whatever is in it.
+
+        Raises:
+            ClientError: The body ended too early.
+        """
+        if not self.complete:
+            raise ClientError("The body ended before the form did.")
 
     def _begin(self) -> None:
         self._parts += 1

@@ -17,7 +17,7 @@ from uuid_utils.compat import uuid7
 
 from api import addresses, idempotency, jobs, uploading
 from api.digests import Digests
-from api.schemas import JobDetail, path_of
+from api.schemas import JobDetail, path_of, without_secrets
 from api.services import Services
 from api.submission import BYTES_PER_SECOND
 from api.trail import ACTOR
@@ -51,7 +51,7 @@ class Added:
 
     shown: JobDetail
     status: int = HTTPStatus.ACCEPTED
-    #: Where to ring for a worker; None where nothing is new.
+    #: Where to ring for a worker; None where nothing is new, or its file is to be fetched first.
     lane: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     #: What was sent beside the file.
@@ -163,7 +163,7 @@ class Submission:
                 self._remember(session, received, added.shown.id)
                 # From here on only the commit is left. Should its answer be lost, nobody knows
                 # whether the job is there: the file stays, and maintenance deletes it if not.
-                keep_file = added.lane is not None
+                keep_file = added.lane is not None or received.wishes.source_url is not None
         except _Beaten as beaten:
             added = self._beaten(beaten.key, received)
         finally:
@@ -188,23 +188,22 @@ class Submission:
             batches.hold_open(session, self.batch_id, owner_id=self.principal.owner_id)
         self.services.outlook.require_room(session)
         self.services.allowances.take_room(
-            session, self.principal, upload_bytes=received.upload.size_bytes
+            session, self.principal, upload_bytes=max(1, received.upload.size_bytes)
         )
         job = lifecycle.submit(session, self._job(received))
         self._note(session, job)
         self.services.outlook.add(job.audio_seconds or 0.0)
         view = JobView(job=job, queue_paused=queues.is_paused(session, job.lane))
         shown = jobs.detail(session, view, self._root, self.services.outlook, message=SUBMITTED)
-        return Added(shown=shown, lane=job.lane, headers=self._headers(shown))
+        lane = None if job.upload_awaited else job.lane
+        return Added(shown=shown, lane=lane, headers=self._headers(shown))
 
     def _note(self, session: Session, job: TranscriptionJob) -> None:
-        record(
-            session,
-            self.request.scope["state"][ACTOR],
-            AuditAction.JOB_SUBMITTED,
-            job_id=job.id,
-            detail={"bytes": job.upload_bytes, "model": job.model_name, "priority": job.priority},
-        )
+        detail = {"bytes": job.upload_bytes, "model": job.model_name, "priority": job.priority}
+        if job.source_url is not None:
+            detail["source"] = without_secrets(job.source_url)
+        by = self.request.scope["state"][ACTOR]
+        record(session, by, AuditAction.JOB_SUBMITTED, job_id=job.id, detail=detail)
 
     def _same(self, session: Session, received: Received) -> Added | None:
         if not self.known_by_content:
@@ -220,6 +219,8 @@ class Submission:
     def _duplicate(self, session: Session, received: Received) -> Added | None:
         if self.services.settings.duplicate_detection == "off" or self.batch_id is not None:
             return None
+        if received.wishes.source_url is not None:
+            return None  # nobody has read it yet
         if received.wishes.callback_url is not None:
             return None  # what has ended before ends no more
         job_id = submissions.twin(session, self._job(received))
@@ -287,6 +288,8 @@ def _fingerprint(received: Received) -> bytes:
 
 def _new_job(services: Services, principal: Principal, received: Received) -> NewJob:
     wishes, upload = received.wishes, received.upload
+    is_here = wishes.source_url is None
+    seconds = min(upload.size_bytes / BYTES_PER_SECOND, wishes.most_seconds)
     return NewJob(
         id=received.job_id,
         owner_id=principal.owner_id,
@@ -295,7 +298,8 @@ def _new_job(services: Services, principal: Principal, received: Received) -> Ne
         model_name=wishes.model_name,
         client_filename=received.filename,
         upload_bytes=upload.size_bytes,
-        upload_sha256=upload.sha256,
+        upload_sha256=upload.sha256 if is_here else b"",
+        source_url=wishes.source_url,
         max_attempts=services.settings.max_attempts,
         priority=wishes.priority,
         language=wishes.language,
@@ -308,6 +312,6 @@ def _new_job(services: Services, principal: Principal, received: Received) -> Ne
         wishes_version=wishes.version,
         client_metadata=wishes.client_metadata,
         callback_url=wishes.callback_url,
-        audio_seconds=min(upload.size_bytes / BYTES_PER_SECOND, wishes.most_seconds),
+        audio_seconds=seconds if is_here else None,
         warnings=wishes.warnings,
     )

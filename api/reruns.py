@@ -22,7 +22,7 @@ from api.schemas import JobDetail, Text
 from api.submission import MAX_URL_CHARS, Defaults
 from api.transcriptions import ACCEPTED
 from api.uploading import OurForm, Received
-from errors import NotFound, UploadMissing
+from errors import ConflictError, NotFound, UploadMissing
 from models import TranscriptionJob
 
 router = APIRouter(tags=["jobs"], dependencies=[Depends(single_values)])
@@ -78,6 +78,8 @@ async def rerun(  # noqa: PLR0913, PLR0917 - what FastAPI hands in
             raise NotFound
         if job.upload_deleted_at is not None:
             raise UploadMissing("The upload is no longer kept.")
+        if job.upload_awaited:
+            raise ConflictError("The upload is not here.")
         return job
 
     key = idempotency.key_of(request.headers)

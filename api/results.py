@@ -17,7 +17,7 @@ from api.captions import CaptionsDep
 from api.dependencies import By, JobId, Reader, ServicesDep, single_values
 from api.documentation import Responses, problems
 from api.errors import invalid
-from errors import JobNotFinished, JobWithoutResult, UploadMissing
+from errors import JobNotFinished, JobWithoutResult, NotFound, UploadMissing
 from jobs import queries
 from models import FINAL, AuditAction, JobStatus, TranscriptionJob
 from speech.formats import FORMATS, Format
@@ -124,6 +124,8 @@ def audio(
         job = jobs.find(session, job_id, principal).job
         if job.upload_deleted_at is not None:
             raise UploadMissing("The upload is no longer kept.")
+        if job.upload_awaited:
+            raise NotFound("The upload is not here.")
         path = services.uploads.find(job_id)
         if request.method != "HEAD":
             services.trail.read(session, by, AuditAction.AUDIO_READ, job_id)

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from api import codes, filenames
 from api.examples import COMPLETED_JOB
 from jobs.queries import JobView
+from jobs.sources import FETCHING
 from models import FINAL, JobStatus, Priority, TranscriptionJob
 
 #: Not ``Z``: Python before 3.11 cannot read that.
@@ -52,6 +53,8 @@ MESSAGES: Final = {
 CANCELLING: Final = "The job will stop at the end of the window it is at."
 RETRYING: Final = "An attempt failed; the job waits for the next one."
 WAITING: Final = "The job waits for something that is not there now."
+BEING_FETCHED: Final = "The recording is being fetched."
+FETCHED_AGAIN: Final = "The recording could not be fetched; it is tried again."
 PAUSED: Final = "The job waits: an operator paused its queue."
 
 
@@ -136,8 +139,14 @@ class Job(Answer):
     )
     metadata: dict[str, Any] = Field(description="The client's own.")
     callback_url: str | None = Field(description="Called when the job has ended.")
-    upload_bytes: int
-    upload_sha256: str
+    source_url: str | None = Field(
+        description="Where the upload is fetched from; without its query to all but its owner."
+    )
+    source_bytes: int | None = Field(
+        description="How large the upload is there, as far as its server says."
+    )
+    upload_bytes: int = Field(description="Of the upload; while it is fetched, of what is here.")
+    upload_sha256: str = Field(description="Of the upload; empty until it is here.")
     links: Links
 
     @classmethod
@@ -214,6 +223,11 @@ class Problem(Answer):
     )
 
 
+def without_secrets(url: str) -> str:
+    """A source's address as others than its owner may see it: the query may open it to anybody."""
+    return url.partition("?")[0]
+
+
 def path_of(job_id: uuid.UUID, root: str = "") -> str:
     return f"{root}/jobs/{job_id}"
 
@@ -221,6 +235,7 @@ def path_of(job_id: uuid.UUID, root: str = "") -> str:
 def _fields(view: JobView, root: str) -> dict[str, Any]:
     job = view.job
     waits = job.status == JobStatus.PENDING
+    fetching = waits and job.upload_awaited
     return {
         "id": job.id,
         "job_id": job.id,
@@ -229,7 +244,7 @@ def _fields(view: JobView, root: str) -> dict[str, Any]:
         "message": _message(view),
         "filename": job.client_filename or filenames.DEFAULT,
         "progress": round(job.progress * 100, 1),
-        "current_step": job.current_step,
+        "current_step": FETCHING if fetching else job.current_step,
         "priority": job.priority,
         "queue_paused": waits and view.queue_paused,
         "engine": job.engine_name,
@@ -252,7 +267,7 @@ def _fields(view: JobView, root: str) -> dict[str, Any]:
         "confidence": view.confidence,
         "attempt": job.attempt,
         "max_attempts": job.max_attempts,
-        "next_attempt_at": job.not_before if waits else None,
+        "next_attempt_at": job.not_before if waits and not fetching else None,
         "created_at": job.created_at,
         "started_at": job.started_at,
         "completed_at": job.completed_at,
@@ -263,6 +278,8 @@ def _fields(view: JobView, root: str) -> dict[str, Any]:
         "failure_reason": job.failure_reason,
         "metadata": job.client_metadata,
         "callback_url": job.callback_url,
+        "source_url": job.source_url,
+        "source_bytes": job.source_bytes,
         "upload_bytes": job.upload_bytes,
         "upload_sha256": job.upload_sha256.hex(),
         "links": _links(job, root),
@@ -279,6 +296,8 @@ def _message(view: JobView) -> str:
     job = view.job
     if job.status == JobStatus.PROCESSING and job.cancel_requested_at is not None:
         return CANCELLING
+    if job.status == JobStatus.PENDING and job.upload_awaited:
+        return FETCHED_AGAIN if job.error_code is not None else BEING_FETCHED
     if job.status == JobStatus.PENDING and view.queue_paused:
         return PAUSED
     if job.status == JobStatus.PENDING and job.error_code is not None:
@@ -288,9 +307,10 @@ def _message(view: JobView) -> str:
 
 def _links(job: TranscriptionJob, root: str) -> Links:
     path = path_of(job.id, root)
+    is_here = job.upload_deleted_at is None and not job.upload_awaited
     return Links(
         self=path,
         result=f"{path}/result" if job.status == JobStatus.COMPLETED else None,
-        audio=f"{path}/audio" if job.upload_deleted_at is None else None,
+        audio=f"{path}/audio" if is_here else None,
         cancel=None if job.status in FINAL else f"{path}/cancel",
     )

@@ -59,6 +59,8 @@ class Wishes:
     end_seconds: float | None = None
     client_metadata: dict[str, Any] = field(default_factory=dict)
     callback_url: str | None = None
+    #: Where its file is to be fetched, where none is sent.
+    source_url: str | None = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -83,6 +85,8 @@ class Defaults:
 
     engine_name: str
     model_name: str
+    #: Whether a file's address may be named instead of sending it.
+    source_urls: bool = False
 
     @classmethod
     def of(cls, settings: Settings) -> Defaults:
@@ -98,7 +102,11 @@ class Defaults:
             raise SettingsError(
                 f"WHISPER_MODEL_SIZE={settings.whisper_model_size}: Input should be one of {names}"
             ) from error
-        return cls(engine_name=settings.whisper_engine, model_name=spec.name)
+        return cls(
+            engine_name=settings.whisper_engine,
+            model_name=spec.name,
+            source_urls=settings.source_urls,
+        )
 
 
 def model_name(sent: str) -> str:
@@ -175,10 +183,13 @@ def _seconds(name: str) -> Callable[[str], float]:
     return read
 
 
-def _url(sent: str) -> str:
-    if len(sent) > MAX_URL_CHARS:
-        raise invalid("callback_url", "too_long", f"It may have {MAX_URL_CHARS} characters.")
-    return sent
+def _url(name: str) -> Callable[[str], str]:
+    def read(sent: str) -> str:
+        if len(sent) > MAX_URL_CHARS:
+            raise invalid(name, "too_long", f"It may have {MAX_URL_CHARS} characters.")
+        return sent
+
+    return read
 
 
 def _one_of(name: str, choices: Mapping[str, Any]) -> Callable[[str], Any]:
@@ -283,9 +294,16 @@ FIELDS: Final[Mapping[str, Field]] = {
     ),
     "callback_url": Field(
         "callback_url",
-        _url,
+        _url("callback_url"),
         "Called when the job has ended, as a webhook: needs the scope `webhooks`, and a secret made"
         " before by `POST /webhooks` without a `url`.",
+        {"type": "string", "maxLength": MAX_URL_CHARS},
+    ),
+    "source_url": Field(
+        "source_url",
+        _url("source_url"),
+        "Where the file is fetched instead of being sent, if the service allows that:"
+        " `https://`, without a password in it. Redirects are not followed.",
         {"type": "string", "maxLength": MAX_URL_CHARS},
     ),
 }

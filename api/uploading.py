@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import ClassVar, Final, Protocol
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import anyio
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from api import addresses
+from api import addresses, filenames
 from api.bodies import require_plain
+from api.errors import invalid
 from api.multipart import FILE_FIELD, MAX_OVERHEAD_BYTES, FormReader, boundary_of
 from api.submission import FIELDS, Defaults, Wishes, read, said
 from auth import Principal
@@ -24,6 +27,8 @@ from outgoing import Outgoing
 
 #: Handed to the disk at once: each step costs a change of threads.
 STEP_BYTES: Final = 2**20
+TURNED_OFF: Final = "This service fetches no files; send it."
+BOTH: Final = "Send the file or say where it is, not both."
 
 
 class Content(Protocol):
@@ -58,9 +63,27 @@ class Store(Protocol):
     def writer(self, job_id: uuid.UUID, *, expected_bytes: int = 0) -> Writer: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Promised:
+    """A file that is somewhere else yet: it is known by where."""
+
+    url: str
+    size_bytes: ClassVar = 0
+
+    @property
+    def sha256(self) -> bytes:
+        return hashlib.sha256(self.url.encode()).digest()
+
+    @property
+    def filename(self) -> str:
+        """What it is called there."""
+        path = urlsplit(self.url).path
+        return filenames.clean(unquote_to_bytes(path.rpartition("/")[2]))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """A whole submission: its file is where the store puts it."""
+    """A whole submission: its file is where the store puts it, or promised."""
 
     job_id: uuid.UUID
     upload: Content
@@ -112,6 +135,11 @@ class OurForm:
     def wishes(self, fields: Mapping[str, str]) -> Wishes:
         may_use_high = self.principal.may_use_high
         wishes = read(self.query, fields, self.defaults, may_use_high=may_use_high)
+        if wishes.source_url is not None:
+            if not self.defaults.source_urls:
+                raise invalid("source_url", "turned_off", TURNED_OFF)
+            with addresses.told_of("source_url"):
+                wishes = replace(wishes, source_url=self.outgoing().read(wishes.source_url))
         if wishes.callback_url is None:
             return wishes
         self.principal.require(Scope.WEBHOOKS)
@@ -129,18 +157,29 @@ async def receive(request: Request, store: Store, form: Form, job_id: uuid.UUID)
         ServiceError, HTTPException: The submission is wrong, too large, or there is no room.
         ClientDisconnect: Its sender went away.
     """
-    form.wishes({})
+    wishes = form.wishes({})
+    if wishes.source_url is not None and _has_no_body(request):
+        return _promised(form, {}, job_id)
+
+    def before_file(fields: Mapping[str, str]) -> None:
+        if form.wishes(fields).source_url is not None:
+            raise invalid("source_url", "contradiction", BOTH)
+
     reader = FormReader(
         boundary_of(request.headers.get("content-type")),
         file_field=form.file_field,
         known=form.known,
-        before_file=form.wishes,
+        before_file=before_file,
     )
     require_plain(request)
     expected_bytes = _expected_bytes(request, store)
     async with _writing(store, job_id, expected_bytes) as pen:
         await _copy(request, reader, pen, form.preface)
+        if reader.filename is None and form.wishes(reader.fields).source_url is not None:
+            reader.require_whole()
+            return _promised(form, reader.fields, job_id)
         filename = reader.require_end()
+        before_file(reader.fields)
         wishes, words = form.wishes(reader.fields), form.said(reader.fields)
         upload = await pen.finish()
     return Received(
@@ -150,6 +189,24 @@ async def receive(request: Request, store: Store, form: Form, job_id: uuid.UUID)
         wishes=wishes,
         said=words,
         fields=reader.fields,
+    )
+
+
+def _has_no_body(request: Request) -> bool:
+    headers = request.headers
+    return int(headers.get("content-length", "0")) == 0 and "transfer-encoding" not in headers
+
+
+def _promised(form: Form, fields: Mapping[str, str], job_id: uuid.UUID) -> Received:
+    wishes = form.wishes(fields)
+    upload = Promised(wishes.source_url or "")
+    return Received(
+        job_id=job_id,
+        upload=upload,
+        filename=upload.filename,
+        wishes=wishes,
+        said=form.said(fields),
+        fields=fields,
     )
 
 

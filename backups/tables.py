@@ -66,6 +66,7 @@ _NEEDED: Final = text("""
 SELECT id, upload_bytes, upload_sha256
   FROM transcription_jobs
  WHERE upload_deleted_at IS NULL
+   AND NOT upload_awaited
  ORDER BY id
 """)
 

@@ -32,6 +32,7 @@ UPDATE transcription_jobs AS job
           FROM (SELECT id, attempt + put_off_count + crash_count + solo_crash_count AS faults
                   FROM transcription_jobs
                  WHERE status = 'pending'
+                   AND NOT upload_awaited
                    AND lane = ANY(:lanes)
                    AND not_before > now() + interval '1 second') AS waiting) AS longest
  WHERE job.id = longest.id

@@ -17,7 +17,14 @@ from sqlalchemy.orm import Session
 
 from errors import CancelRequested, LeaseLost, Occupied, UploadMissing, WorkerLost
 from jobs import statements
-from models import WISHES_VERSION, JobStatus, TranscriptionJob, TranscriptionResult
+from models import (
+    NOT_YET,
+    WISHES_VERSION,
+    JobStatus,
+    TranscriptionJob,
+    TranscriptionResult,
+    UploadFetch,
+)
 from retries import Policy
 from speech.transcript import Mode, Part, Transcript, Window, storable_text
 
@@ -57,6 +64,8 @@ class NewJob:
     client_metadata: dict[str, Any] = field(default_factory=dict)
     #: To be told of its end.
     callback_url: str | None = None
+    #: Where the upload is to be fetched from, if it is: then nobody knows its bytes and digest.
+    source_url: str | None = None
     #: Guessed from the upload's size.
     audio_seconds: float | None = None
     warnings: Sequence[str] = ()
@@ -197,12 +206,15 @@ class Reaped:
 
 
 def submit(session: Session, job: NewJob) -> TranscriptionJob:
-    """Add a pending job, due for dispatch at once."""
+    """Add a pending job, due for dispatch at once, or for fetching where it has a source."""
     values = {name: getattr(job, name) for name in NewJob.__slots__}
     values["warnings"] = list(job.warnings)
-    return session.scalars(
-        insert(TranscriptionJob).values(values).returning(TranscriptionJob)
-    ).one()
+    if job.source_url is not None:
+        values |= {"upload_awaited": True, "not_before": NOT_YET}
+    row = session.scalars(insert(TranscriptionJob).values(values).returning(TranscriptionJob)).one()
+    if row.upload_awaited:
+        session.execute(insert(UploadFetch).values(job_id=row.id))
+    return row
 
 
 def claim(session: Session, job_id: uuid.UUID, worker_name: str) -> ClaimedJob | None:
@@ -514,6 +526,28 @@ def lose(session: Session, job_ids: Sequence[uuid.UUID]) -> int:
     return len(session.execute(statements.LOSE, {"ids": list(job_ids), **values}).all())
 
 
+def fail_fetch(
+    session: Session, job_id: uuid.UUID, holder: uuid.UUID, failure: Failure, *, reason: str
+) -> bool:
+    """Fail a job whose upload cannot be fetched; whether that was still ours to say.
+
+    Args:
+        holder: Of the try that found out.
+        reason: Why the job is given up: a code, ``attempts_exhausted`` or ``deadline``.
+    """
+    row = _first(
+        session,
+        statements.FAIL_FETCH,
+        job_id=job_id,
+        holder=holder,
+        reason=reason,
+        code=failure.code,
+        message=_storable(failure.message),
+        context={name: _storable(value) for name, value in failure.context.items()},
+    )
+    return row is not None
+
+
 def void(session: Session) -> int:
     """End every lease, also those that nobody remembers: for a database that was set back.
 
@@ -573,6 +607,7 @@ def redrive(session: Session, job_ids: Iterable[uuid.UUID], how: Redrive) -> dic
             "model_warnings": list(how.model_warnings),
             "engine_name": how.engine_name,
             "priority": how.priority,
+            "not_yet": NOT_YET,
         },
     )
     return {row.id: row.lane for row in rows}

@@ -138,7 +138,7 @@ def require_room(session: Session, key_id: uuid.UUID, quotas: Quotas, *, upload_
     if (most := quotas.bytes_stored) is not None:
         stored = session.execute(BYTES, {"key_id": key_id}).scalar_one()
         if stored + upload_bytes > most:
-            raise _exceeded("bytes_stored", most, stored, BYTES_RETRY_SECONDS)
+            raise bytes_exceeded(most, stored)
     if (longest := quotas.audio_seconds_per_hour) is not None:
         audio, unsettled = _audio(session, key_id)
         if audio >= longest:
@@ -146,6 +146,11 @@ def require_room(session: Session, key_id: uuid.UUID, quotas: Quotas, *, upload_
             if audio - unsettled < longest:
                 wait = min(wait, SETTLED_SECONDS)
             raise _exceeded("audio_seconds_per_hour", longest, audio, wait)
+
+
+def bytes_exceeded(most: int, stored: int) -> QuotaExceeded:
+    """The refusal of a key that stores too much."""
+    return _exceeded("bytes_stored", most, stored, BYTES_RETRY_SECONDS)
 
 
 def _audio(session: Session, key_id: uuid.UUID) -> tuple[float, float]:

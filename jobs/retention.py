@@ -57,6 +57,9 @@ _DUE: Final = f"""
    AND {{held}}"""
 
 
+_HAS_UPLOAD: Final = "job.upload_deleted_at IS NULL AND NOT job.upload_awaited"
+
+
 def _due(column: str, held: str) -> str:
     """The ids of jobs whose time is over, locked; those that somebody holds are left."""
     by_key, by_default = (_DUE.format(keep=keep, held=held) for keep in ("kept.keep", ":default"))
@@ -89,18 +92,19 @@ SELECT job.id
 EXPIRE_AUDIO: Final = text(f"""
 UPDATE transcription_jobs
    SET upload_deleted_at = now()
- WHERE id IN ({_due("audio_retention_seconds", "job.upload_deleted_at IS NULL")})
+ WHERE id IN ({_due("audio_retention_seconds", _HAS_UPLOAD)})
 RETURNING id
 """).bindparams(_FAULTS)
 
 EXPIRED: Final = text(_due("transcript_retention_seconds", "true")).bindparams(_FAULTS)
 
-#: Which of these jobs still have an upload.
+#: Which of these jobs still have an upload, or will.
 KNOWN: Final = text("""
 SELECT id
   FROM transcription_jobs
  WHERE id = ANY(:ids)
    AND upload_deleted_at IS NULL
+   AND NOT (upload_awaited AND completed_at IS NOT NULL)
 """).bindparams(_IDS)
 
 #: Jobs that should have an upload, by age: those that wait, and those that have ended.
@@ -108,6 +112,7 @@ _STORED: Final = """
 SELECT id
   FROM transcription_jobs
  WHERE upload_deleted_at IS NULL
+   AND NOT upload_awaited
    AND {which}
    AND id > :after
    AND created_at < now() - make_interval(secs => :unseen)

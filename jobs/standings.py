@@ -7,11 +7,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import Row, exists, func, select
+from sqlalchemy import Row, and_, case, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
 from jobs import backlog
 from jobs.backlog import Backlog, Estimate
+from jobs.sources import FETCHING
 from models import FINAL, JobStatus, PausedQueue, TranscriptionJob, TranscriptionWindow
 
 #: The status of a job that is no more.
@@ -26,6 +27,8 @@ class Standing:
     #: Share done, 0 to 1.
     progress: float = 0.0
     current_step: str | None = None
+    #: Of the upload; while it is fetched, of what is here.
+    upload_bytes: int = 0
     audio_seconds: float | None = None
     audio_estimated: bool = True
     attempt: int = 0
@@ -76,7 +79,11 @@ def _rows() -> Any:
         job.id,
         job.status,
         job.progress,
-        job.current_step,
+        case(
+            (and_(job.upload_awaited, job.status == JobStatus.PENDING), FETCHING),
+            else_=job.current_step,
+        ).label("current_step"),
+        job.upload_bytes,
         job.audio_seconds,
         job.audio_estimated,
         job.attempt,
@@ -106,6 +113,7 @@ def _standing(row: Row[Any], found: Estimate) -> Standing:
         status=row.status,
         progress=row.progress,
         current_step=row.current_step,
+        upload_bytes=row.upload_bytes,
         audio_seconds=row.audio_seconds,
         audio_estimated=row.audio_estimated,
         attempt=row.attempt,

@@ -261,6 +261,39 @@ SELECT id, attempt, lease_epoch, :code, :message
 RETURNING job_id
 """).bindparams(bindparam("ids", type_=ARRAY(UUID(as_uuid=True))))
 
+#: The upload of a job cannot be fetched. What is here of it is nobody's any more.
+FAIL_FETCH: Final = text("""
+WITH held AS (
+    SELECT id
+      FROM transcription_jobs
+     WHERE id = :job_id
+       FOR UPDATE
+), mine AS (
+    DELETE FROM upload_fetches
+     USING held
+     WHERE job_id = held.id
+       AND holder = :holder
+    RETURNING job_id
+), ended AS (
+    UPDATE transcription_jobs
+       SET status = 'failed',
+           failure_reason = :reason,
+           completed_at = now(),
+           error_code = :code,
+           error_message = :message,
+           upload_bytes = 0
+      FROM mine
+     WHERE id = mine.job_id
+       AND status = 'pending'
+       AND upload_awaited
+    RETURNING id, attempt, lease_epoch
+)
+INSERT INTO error_logs (job_id, attempt, lease_epoch, error_code, error_message, context)
+SELECT id, attempt, lease_epoch, :code, :message, :context
+  FROM ended
+RETURNING job_id
+""").bindparams(bindparam("holder", type_=UUID(as_uuid=True)), bindparam("context", type_=JSONB))
+
 #: A stopping worker returns the job, and the attempt with it.
 HAND_BACK: Final = text(f"""
 UPDATE transcription_jobs
@@ -410,7 +443,8 @@ CANCEL: Final = text("""
 UPDATE transcription_jobs
    SET cancel_requested_at = COALESCE(cancel_requested_at, now()),
        status = CASE WHEN status = 'pending' THEN 'cancelled' ELSE status END,
-       completed_at = CASE WHEN status = 'pending' THEN now() END
+       completed_at = CASE WHEN status = 'pending' THEN now() END,
+       upload_bytes = CASE WHEN upload_awaited THEN 0 ELSE upload_bytes END
  WHERE id = :job_id
    AND (CAST(:owner_id AS uuid) IS NULL OR owner_id = :owner_id)
    AND status IN ('pending', 'processing')
@@ -544,7 +578,7 @@ WITH chosen AS (
            preempt_count = 0,
            attempt = 0,
            max_attempts = :max_attempts,
-           not_before = now(),
+           not_before = CASE WHEN upload_awaited THEN :not_yet ELSE now() END,
            dispatch_due_at = now(),
            dispatch_count = 0,
            model_name = COALESCE(:model_name, model_name),
@@ -555,7 +589,16 @@ WITH chosen AS (
            warnings = CASE WHEN other_model THEN :model_warnings ELSE warnings END
       FROM chosen
      WHERE job.id = chosen.id
-    RETURNING job.id, job.lane
+    RETURNING job.id, job.lane, job.upload_awaited
+), fetched AS (
+    INSERT INTO upload_fetches (job_id)
+    SELECT id
+      FROM redriven
+     WHERE upload_awaited
+    ON CONFLICT (job_id) DO UPDATE
+       SET due_at = now(),
+           failures = 0,
+           began_at = now()
 ), dropped AS (
     DELETE FROM transcription_windows
      USING chosen

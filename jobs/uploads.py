@@ -336,9 +336,13 @@ class UploadStore:
         return UploadMissing() if (self.root / MARKER).is_file() else StorageUnavailable()
 
     def delete(self, job_id: uuid.UUID) -> None:
-        """Delete an upload; one that is gone already is as good as deleted."""
+        """Delete an upload, or what is here of one that is being fetched.
+
+        One that is gone already is as good as deleted.
+        """
         with storage_errors():
             self.path(job_id).unlink(missing_ok=True)
+            (self.root / PART_DIR / str(job_id)).unlink(missing_ok=True)
 
     def stored_before(self, horizon: float) -> Iterator[uuid.UUID]:
         """Ids of the uploads stored before a time, in seconds since the epoch."""

@@ -40,7 +40,7 @@ ROWS = (
         "request_counts",
         "solo",
     },
-    {"webhooks"},
+    {"fetching", "webhooks"},
     {
         "api",
         "attempts",
@@ -112,6 +112,7 @@ NEVER: Mapping[str, set[str]] = {
     "commands": {"api", "app", "tasks", *ENGINES, *HTTP},
     "config": {*BROKER, *ENGINES, *HTTP},
     "database": {"speech", *BROKER, *ENGINES, *HTTP},
+    "fetching": {"celery_app", "config", "speech", *BROKER, *ENGINES, *HTTP},
     "jobs": {"config", "speech.engines", *BROKER, *ENGINES, *HTTP},
     "local_servers": {"config", "speech", "telemetry", *BROKER - {"redis"}, *ENGINES, *HTTP},
     "lookout": {"config", "database", "jobs", "models", "speech", *DATABASE, *ENGINES, *HTTP},

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from config import Settings
-from outgoing import Outgoing
+from outgoing import Limits, Outgoing
 from webhooks import signing
 from webhooks.signing import Secrets
 
 
-def make_outgoing(settings: Settings) -> Outgoing:
+def make_outgoing(settings: Settings, limits: Limits | None = None) -> Outgoing:
     """What calls addresses that clients named, by the operator's rules."""
     return Outgoing(
+        limits=limits,
         allow=settings.outgoing_allowed_networks,
         allow_http=settings.outgoing_allow_http,
         ports=settings.outgoing_ports,

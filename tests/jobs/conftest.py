@@ -36,6 +36,9 @@ WINDOW = Window(
     resume=ResumeState(next_frame=2800, language="en", prompt_tokens=(472,)),
 )
 
+#: What a job is submitted with whose upload is elsewhere.
+TO_FETCH = {"upload_bytes": 0, "upload_sha256": b"", "source_url": "https://files.test/talk.wav"}
+
 MakeJob = Callable[..., TranscriptionJob]
 
 
@@ -71,6 +74,7 @@ def make_job(sessions: sessionmaker[Session], owner_id: uuid.UUID) -> MakeJob:
             "upload_bytes": 10,
             "upload_sha256": b"\0" * 32,
             "max_attempts": 3,
+            **(TO_FETCH if status == "fetching" else {}),
             **values,
         }
         with sessions.begin() as session:
@@ -132,6 +136,7 @@ def _delayed(sessions: sessionmaker[Session], job_id: uuid.UUID) -> None:
 
 REACH: dict[str, Callable[[sessionmaker[Session], uuid.UUID], None]] = {
     "pending": lambda *_: None,
+    "fetching": lambda *_: None,
     "delayed": _delayed,
     "processing": _claim,
     "cancelling": _cancelling,

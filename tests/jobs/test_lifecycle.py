@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from uuid_utils.compat import uuid7
 
 from errors import CancelRequested, LeaseLost, Occupied
-from jobs import dead_letters, dispatching, lifecycle, queues
+from jobs import dead_letters, dispatching, lifecycle, queues, sources
 from jobs.lifecycle import Backoff, Beat, Failure, Lease, Redrive, StillLease
 from models import (
     WISHES_VERSION,
@@ -41,7 +41,10 @@ from tests.jobs.conftest import (
 )
 
 Sessions = sessionmaker[Session]
-STATES = ("pending", "delayed", "processing", "cancelling", "completed", "failed", "cancelled")
+STATES = (
+    "pending", "fetching", "delayed", "processing", "cancelling", "completed", "failed",
+    "cancelled",
+)  # fmt: skip
 NOTHING = "nothing"
 LONG = Backoff(base_seconds=36_000, cap_seconds=36_000)
 AGAIN = Redrive(max_attempts=3)
@@ -83,6 +86,12 @@ def crash(session: Session, job: TranscriptionJob) -> object:
     )
 
 
+def fail_fetch(session: Session, job: TranscriptionJob) -> object:
+    source = sources.claim(session)
+    holder = uuid.uuid4() if source is None else source.holder
+    return lifecycle.fail_fetch(session, job.id, holder, FAILURE, reason=FAILURE.code)
+
+
 VERBS = {
     "claim": Verb(lambda s, j: lifecycle.claim(s, j.id, "w2"), {"pending": "processing"}),
     "heartbeat": Verb(
@@ -110,6 +119,7 @@ VERBS = {
         lambda s, j: lifecycle.fail(s, lease_of(j), FAILURE),
         {"processing": "failed", "cancelling": "cancelled"},
     ),
+    "fail_fetch": Verb(fail_fetch, {"fetching": "failed"}),
     "hand_back": Verb(
         lambda s, j: lifecycle.hand_back(s, lease_of(j)),
         {"processing": "pending", "cancelling": "cancelled"},
@@ -122,6 +132,7 @@ VERBS = {
         lambda s, j: lifecycle.cancel(s, j.id),
         {
             "pending": "cancelled",
+            "fetching": "cancelled",
             "delayed": "cancelled",
             "processing": "processing",
             "cancelling": "processing",
@@ -140,6 +151,7 @@ VERBS = {
         lambda s, _: lifecycle.void(s),
         {
             "pending": "pending",
+            "fetching": "pending",
             "delayed": "pending",
             "processing": "pending",
             "cancelling": "cancelled",
