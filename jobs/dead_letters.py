@@ -17,7 +17,17 @@ from sqlalchemy.dialects.postgresql import ARRAY, UUID
 from sqlalchemy.orm import Session, defer
 from sqlalchemy.types import Text
 
-from errors import MediaError, UploadAltered, UploadMissing
+from errors import (
+    AddressRefused,
+    EmptyFile,
+    MediaError,
+    QuotaExceeded,
+    ReplyRefused,
+    SourceRefused,
+    UploadAltered,
+    UploadMissing,
+    UploadTooLarge,
+)
 from jobs.paging import Place, after
 from models import ApiKey, ErrorLog, JobStatus, Owner, TranscriptionJob
 
@@ -28,8 +38,17 @@ def _codes(error: type[MediaError]) -> set[str]:
     return {error.code}.union(*map(_codes, error.__subclasses__()))
 
 
+#: The same of what the client named instead of sending it.
+_SOURCE_FAULTS: Final = {
+    error.code
+    for error in (
+        AddressRefused, EmptyFile, QuotaExceeded, ReplyRefused, SourceRefused, UploadTooLarge,
+    )
+}  # fmt: skip
 #: Reasons to fail that lie in what the client sent, so that no operator can mend them.
-INPUT_FAULTS: Final = frozenset(_codes(MediaError) - {UploadMissing.code, UploadAltered.code})
+INPUT_FAULTS: Final = frozenset(
+    _codes(MediaError) - {UploadMissing.code, UploadAltered.code} | _SOURCE_FAULTS
+)
 
 #: Somebody dealt with failed jobs. What was resolved before stays as it is.
 RESOLVE: Final = text("""

@@ -669,6 +669,8 @@ def test_no_number_is_without_bounds(name: str, value: str, read: Read) -> None:
 #: The least that each takes, and what is just below.
 LEAST = {
     "webhook_retry_seconds": (0.001, 0),
+    "source_hours": (0.001, 0),
+    "source_retry_seconds": (0.001, 0),
     "port": (1, 0),
     "session_hours": (0.001, 0),
     "web_concurrency": (1, 0),

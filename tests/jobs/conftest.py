@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 
 from jobs import lifecycle
 from jobs.lifecycle import Backoff, ClaimedJob, Failure, NewJob, Outcome
-from models import Owner, TranscriptionJob
+from models import Owner, TranscriptionJob, UploadFetch
 from speech.transcript import ResumeState, Segment, Transcript, Window
 
 NO_PAUSE = Backoff(base_seconds=0.0, cap_seconds=0.0)
@@ -134,9 +134,14 @@ def _delayed(sessions: sessionmaker[Session], job_id: uuid.UUID) -> None:
         )
 
 
+def _fetching(sessions: sessionmaker[Session], job_id: uuid.UUID) -> None:
+    with sessions.begin() as session:
+        session.get_one(UploadFetch, job_id).holder = job_id
+
+
 REACH: dict[str, Callable[[sessionmaker[Session], uuid.UUID], None]] = {
     "pending": lambda *_: None,
-    "fetching": lambda *_: None,
+    "fetching": _fetching,
     "delayed": _delayed,
     "processing": _claim,
     "cancelling": _cancelling,

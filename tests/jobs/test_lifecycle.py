@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from uuid_utils.compat import uuid7
 
 from errors import CancelRequested, LeaseLost, Occupied
-from jobs import dead_letters, dispatching, lifecycle, queues, sources
+from jobs import dead_letters, dispatching, lifecycle, queues
 from jobs.lifecycle import Backoff, Beat, Failure, Lease, Redrive, StillLease
 from models import (
     WISHES_VERSION,
@@ -87,9 +87,7 @@ def crash(session: Session, job: TranscriptionJob) -> object:
 
 
 def fail_fetch(session: Session, job: TranscriptionJob) -> object:
-    source = sources.claim(session)
-    holder = uuid.uuid4() if source is None else source.holder
-    return lifecycle.fail_fetch(session, job.id, holder, FAILURE, reason=FAILURE.code)
+    return lifecycle.fail_fetch(session, job.id, job.id, FAILURE, reason=FAILURE.code)
 
 
 VERBS = {
