@@ -45,6 +45,8 @@ class Place:
     cuts: list[int] = field(default_factory=list)
     #: Called when an answer broke off.
     after_cut: Callable[["Place"], object] = lambda _: None
+    #: Whether the second half of an answer comes byte by byte, and takes hours.
+    drips: bool = False
     #: From where to where each answer went.
     sent: list[tuple[int, int]] = field(default_factory=list)
     server: Server | None = None
@@ -81,7 +83,15 @@ class Place:
         lines.append(f"Content-Length: {size - start}")
         end = self.cuts.pop(0) if self.cuts else size
         self.sent.append((start, end))
-        caller.send("\r\n".join([*lines, "", ""]).encode() + self.body[start:end])
+        begun = "\r\n".join([*lines, "", ""]).encode()
+        if self.drips:
+            half = (start + end) // 2
+            caller.send(begun + self.body[start:half])
+            for number in range(half, end):
+                caller.pause(0.05)
+                caller.send(self.body[number : number + 1])
+            return
+        caller.send(begun + self.body[start:end])
         if end < size:
             self.after_cut(self)
 
