@@ -111,7 +111,8 @@ KINDS: Final[Mapping[str, Kind]] = {
     ),
     "no_sender": Kind(
         Severity.DEGRADED,
-        "Webhooks are to be called, and for a minute no process has run that does.",
+        "Webhooks are to be called or recordings to be fetched, and for a minute no process has run"
+        " that does.",
         "Start `python worker.py --role webhooks`.",
     ),
     "disk_low": Kind(
@@ -321,7 +322,7 @@ def _sender(facts: Facts) -> Iterator[Condition]:
         return
     since = max(facts.call_due_since, gone_since)
     if facts.seconds_since(since) > GRACE_SECONDS:
-        yield Condition(code="no_sender", message="Nobody calls webhooks.", since=since)
+        yield Condition(code="no_sender", message="Nobody calls webhooks or fetches.", since=since)
 
 
 def _stuck(facts: Facts) -> Iterator[Condition]:

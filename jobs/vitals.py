@@ -30,7 +30,13 @@ SELECT id AS job_id, worker_name, heartbeat_at AS since
 """)
 
 
+#: Since when something is to be called that nobody has called: a webhook, or a recording's server.
 _CALL_DUE: Final = text("""
+SELECT LEAST((
+    SELECT min(due_at)
+      FROM upload_fetches
+     WHERE due_at <= now()
+), (
 SELECT min(next.not_before)
   FROM webhooks
  CROSS JOIN LATERAL (
@@ -42,6 +48,7 @@ SELECT min(next.not_before)
         LIMIT 1) AS next
  WHERE disabled_at IS NULL
    AND next.not_before <= now()
+))
 """)
 
 
