@@ -15,6 +15,8 @@ from models import Batch as Row
 from models import JobStatus
 
 MAX_NAME_CHARS: Final = 200
+#: That a batch is begun with; more can be added.
+MAX_URLS: Final = 200
 
 
 class Profile(Body):
@@ -47,6 +49,12 @@ class NewBatch(Body):
     callback_url: Annotated[Text, Field(min_length=1, max_length=MAX_URL_CHARS)] | None = Field(
         None,
         description="Called once, when the whole batch has ended; as that of a job is signed.",
+    )
+    urls: list[Annotated[Text, Field(min_length=1, max_length=MAX_URL_CHARS)]] = Field(
+        default_factory=list,
+        max_length=MAX_URLS,
+        description="Files that are fetched, each for a job of its own, if the service allows that:"
+        " as `source_url` of a submission.",
     )
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Final
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
+from uuid_utils.compat import uuid7
 
 from api import addresses, cursors, idempotency
 from api.batch_schemas import Batch, BatchList, NewBatch
@@ -32,7 +33,7 @@ from api.schemas import JobDetail
 from api.services import Services
 from api.submission import Defaults, Wishes, said
 from api.transcriptions import ACCEPTED
-from api.uploading import OurForm
+from api.uploading import OurForm, Received, promised
 from audit.events import record, record_each
 from auth import Principal
 from errors import InvalidRequest, UnknownModel
@@ -77,7 +78,7 @@ class BatchForm:
     operation_id="create_batch",
     summary="Begin a batch",
     description="Post its files to `/batches/{batch_id}/files` then, one at a time or side by side,"
-    " and close it.",
+    " and close it. With `urls` it has jobs from the beginning: all of them or none.",
     responses=problems(401, 403, 503),
     openapi_extra=json_request(NewBatch.__name__, required=True),
 )
@@ -92,6 +93,8 @@ def create(
     profile = wanted.profile.said()
     with _told_of_profile():
         _form(request, services, principal, {}).wishes(profile)
+    form = _form(request, services, principal, profile)
+    files = [_promised(form, number, each) for number, each in enumerate(wanted.urls)]
     url = wanted.callback_url
     if url is not None:
         principal.require(Scope.WEBHOOKS)
@@ -108,6 +111,9 @@ def create(
         )
         row = batches.create(session, made)
         record(session, by, AuditAction.BATCH_CREATED, batch_id=row.id)
+        submission = Submission(request, principal, services, form, None, batch_id=row.id)
+        for file in files:
+            submission.add_job(session, file)
         shown = _shown(session, request, [row])[0]
     response.headers["Location"] = shown.links.self
     return shown
@@ -325,6 +331,15 @@ def _form(
         outgoing=lambda: services.outgoing,
     )
     return BatchForm(ours=ours, profile=profile)
+
+
+def _promised(form: BatchForm, number: int, url: str) -> Received:
+    try:
+        return promised(form, {"source_url": url}, uuid7())
+    except InvalidRequest as error:
+        for told in error.data.get("errors", ()):
+            told["pointer"] = f"#/urls/{number}"
+        raise
 
 
 @contextmanager

@@ -183,6 +183,18 @@ class Submission:
         return dataclasses.replace(job, batch_id=self.batch_id)
 
     def _new(self, session: Session, received: Received) -> Added:
+        job = self.add_job(session, received)
+        view = JobView(job=job, queue_paused=queues.is_paused(session, job.lane))
+        shown = jobs.detail(session, view, self._root, self.services.outlook, message=SUBMITTED)
+        lane = None if job.upload_awaited else job.lane
+        return Added(shown=shown, lane=lane, headers=self._headers(shown))
+
+    def add_job(self, session: Session, received: Received) -> TranscriptionJob:
+        """Add a job, in the caller's transaction.
+
+        Raises:
+            BatchClosed, InvalidRequest, QuotaExceeded, QueueFull: It may not be added.
+        """
         if received.wishes.callback_url is not None:
             addresses.require_secret(session, self.principal.owner_id)
         if self.batch_id is not None:
@@ -194,10 +206,7 @@ class Submission:
         job = lifecycle.submit(session, self._job(received))
         self._note(session, job)
         self.services.outlook.add(job.audio_seconds or 0.0)
-        view = JobView(job=job, queue_paused=queues.is_paused(session, job.lane))
-        shown = jobs.detail(session, view, self._root, self.services.outlook, message=SUBMITTED)
-        lane = None if job.upload_awaited else job.lane
-        return Added(shown=shown, lane=lane, headers=self._headers(shown))
+        return job
 
     def _note(self, session: Session, job: TranscriptionJob) -> None:
         detail = {"bytes": job.upload_bytes, "model": job.model_name, "priority": job.priority}

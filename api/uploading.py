@@ -159,7 +159,7 @@ async def receive(request: Request, store: Store, form: Form, job_id: uuid.UUID)
     """
     wishes = form.wishes({})
     if wishes.source_url is not None and _has_no_body(request):
-        return _promised(form, {}, job_id)
+        return promised(form, {}, job_id)
 
     def before_file(fields: Mapping[str, str]) -> None:
         if form.wishes(fields).source_url is not None:
@@ -177,7 +177,7 @@ async def receive(request: Request, store: Store, form: Form, job_id: uuid.UUID)
         await _copy(request, reader, pen, form.preface)
         if reader.filename is None and form.wishes(reader.fields).source_url is not None:
             reader.require_whole()
-            return _promised(form, reader.fields, job_id)
+            return promised(form, reader.fields, job_id)
         filename = reader.require_end()
         before_file(reader.fields)
         wishes, words = form.wishes(reader.fields), form.said(reader.fields)
@@ -197,7 +197,8 @@ def _has_no_body(request: Request) -> bool:
     return int(headers.get("content-length", "0")) == 0 and "transfer-encoding" not in headers
 
 
-def _promised(form: Form, fields: Mapping[str, str], job_id: uuid.UUID) -> Received:
+def promised(form: Form, fields: Mapping[str, str], job_id: uuid.UUID) -> Received:
+    """A submission whose ``source_url`` says where its file is."""
     wishes = form.wishes(fields)
     upload = Promised(wishes.source_url or "")
     return Received(

@@ -237,3 +237,41 @@ def test_a_file_of_a_batch_may_be_elsewhere_too(client, alice, make_batch, jobs)
 
     assert (answer.status_code, answer.json()["batch_id"]) == (202, str(batch_id))
     assert jobs.row(answer.json()["job_id"]).upload_awaited
+
+
+def test_a_batch_is_begun_with_files_that_are_elsewhere(client, alice, jobs, sessions):
+    wanted = {"profile": {"language": "de"}, "urls": [URL, "https://files.test/b.mp3"]}
+    answer = client.post("/batches", json=wanted, headers=alice)
+    batch = answer.json()
+    listed = client.get(f"/jobs?batch_id={batch['id']}", headers=alice).json()["jobs"]
+    with sessions() as session:
+        actions = sorted(session.scalars(select(AuditEvent.action)))
+
+    assert (answer.status_code, batch["jobs"]["pending"]) == (201, 2)
+    assert sorted(job["filename"] for job in listed) == ["b.mp3", "monday talk.mp3"]
+    assert {(job["language"], job["current_step"]) for job in listed} == {("de", "fetching")}
+    assert actions.count("job_submitted") == 2
+
+
+def test_of_a_batch_with_a_bad_address_nothing_is_made(client, alice, jobs):
+    answer = client.post("/batches", json={"urls": [URL, "https://10.0.0.1/"]}, headers=alice)
+    batches = client.get("/batches", headers=alice).json()["batches"]
+
+    assert field_of(answer) == (422, "#/urls/1", "address_refused")
+    assert (batches, jobs.count()) == ([], 0)
+
+
+def test_a_batch_that_is_more_than_its_key_may_have_is_not_made(make_settings, make_key, jobs):
+    key = make_key("carol", allowance=Allowance(jobs_at_once=1))
+    with TestClient(create_app(make_settings(source_urls=True))) as client:
+        answer = client.post("/batches", json={"urls": [URL, URL]}, headers=key)
+        batches = client.get("/batches", headers=key).json()["batches"]
+
+    assert (answer.status_code, batches, jobs.count()) == (429, [], 0)
+
+
+def test_without_the_setting_a_batch_takes_no_addresses(make_settings, alice):
+    with TestClient(create_app(make_settings())) as client:
+        answer = client.post("/batches", json={"urls": [URL]}, headers=alice)
+
+    assert field_of(answer) == (422, "#/urls/0", "turned_off")
