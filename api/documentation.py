@@ -173,7 +173,8 @@ def upload_body() -> dict[str, Any]:
             for name, field in submission.FIELDS.items()
         },
     }
-    schema = {"type": "object", "required": [FILE_FIELD], "properties": properties}
+    either = [{"required": [FILE_FIELD]}, {"required": ["source_url"]}]
+    schema = {"type": "object", "anyOf": either, "properties": properties}
     return {
         "requestBody": {
             "required": True,

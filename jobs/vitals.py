@@ -35,7 +35,9 @@ _CALL_DUE: Final = text("""
 SELECT LEAST((
     SELECT min(due_at)
       FROM upload_fetches
+      JOIN transcription_jobs AS job ON job.id = job_id
      WHERE due_at <= now()
+       AND job.status = 'pending'
 ), (
 SELECT min(next.not_before)
   FROM webhooks
