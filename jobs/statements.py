@@ -42,6 +42,7 @@ UPDATE transcription_jobs AS job
  WHERE id = :job_id
    AND status = 'pending'
    AND not_before <= now()
+   AND NOT upload_awaited
    AND cancel_requested_at IS NULL
    AND {_KNOWN}
    AND {NOT_PAUSED.format(lane="lane")}
@@ -68,6 +69,7 @@ WITH running AS (
            AND owner_id = owners.id
            AND lane = wanted.lane
            AND not_before <= now()
+           AND NOT upload_awaited
            AND cancel_requested_at IS NULL
            AND {_KNOWN}
          ORDER BY not_before, id

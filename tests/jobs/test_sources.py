@@ -64,8 +64,15 @@ def test_after_a_restore_it_still_waits(old: uuid.UUID, sessions: Sessions) -> N
 def test_the_database_itself_refuses_to_have_it_begun(old: uuid.UUID, sessions: Sessions) -> None:
     with sessions.begin() as session:
         session.execute(text("UPDATE transcription_jobs SET not_before = now()"))
+        claims = [
+            lifecycle.claim(session, old, "w1"),
+            lifecycle.claim_next(session, ["normal"], "w1"),
+        ]
+    begin = "UPDATE transcription_jobs SET status = 'processing', worker_name = 'w1'"
     with pytest.raises(IntegrityError, match="awaited_before_begun"), sessions.begin() as session:
-        lifecycle.claim(session, old, "w1")
+        session.execute(text(begin))
+
+    assert claims == [None, None]
 
 
 def test_its_upload_is_not_missed(old: uuid.UUID, sessions: Sessions, tmp_path: Path) -> None:
