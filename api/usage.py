@@ -36,6 +36,7 @@ class Limits(Answer):
     requests_at_once: int | None = Field(description="Under way in one web process.")
     waits_at_once: int | None = Field(description="Of these, such as wait for jobs or follow them.")
     max_upload_bytes: int
+    source_urls: bool = Field(description="Whether `source_url` may be sent in place of a file.")
     max_audio_seconds: float = Field(description="Longest audio.")
     queued_audio_seconds: float | None = Field(
         description="Audio that may wait in all queues; more is answered 503 `queue_full`."
@@ -115,6 +116,7 @@ async def limits(services: ServicesDep) -> Limits:
         requests_at_once=settings.key_requests_at_once or None,
         waits_at_once=settings.key_waits_at_once or None,
         max_upload_bytes=settings.max_upload_bytes,
+        source_urls=settings.source_urls,
         max_audio_seconds=settings.max_audio_seconds,
         queued_audio_seconds=settings.max_queued_audio_hours * 3600 or None,
         audio_retention_seconds=settings.audio_retention_seconds or None,

@@ -32,6 +32,7 @@ def test_everybody_is_told_the_limits(limited):
         "requests_at_once": 9,
         "waits_at_once": 7,
         "max_upload_bytes": 2**20,
+        "source_urls": False,
         "max_audio_seconds": 6 * 3600.0,
         "queued_audio_seconds": None,
         "audio_retention_seconds": 7 * 86_400.0,
@@ -51,6 +52,7 @@ def test_what_is_not_limited_is_null(make_settings):
 
     assert {name for name, value in told.items() if value is not None} == {
         "max_upload_bytes",
+        "source_urls",
         "max_audio_seconds",
     }
 
