@@ -45,6 +45,8 @@ class Place:
     cuts: list[int] = field(default_factory=list)
     #: Called when an answer broke off.
     after_cut: Callable[["Place"], object] = lambda _: None
+    #: Longest answer to who asks for a range.
+    piece_bytes: int = 2**30
     #: Whether the second half of an answer comes byte by byte, and takes hours.
     drips: bool = False
     #: From where to where each answer went.
@@ -75,13 +77,14 @@ class Place:
                 b"Content-Length: 0\r\n\r\n" % size
             )
             return
+        whole = min(size, start + self.piece_bytes) if start else size
         lines = ["HTTP/1.1 206 Partial Content" if start else "HTTP/1.1 200 OK"]
         if start:
-            lines.append(f"Content-Range: bytes {start}-{size - 1}/{size}")
+            lines.append(f"Content-Range: bytes {start}-{whole - 1}/{size}")
         if self.etag is not None:
             lines.append(f"ETag: {self.etag}")
-        lines.append(f"Content-Length: {size - start}")
-        end = self.cuts.pop(0) if self.cuts else size
+        lines.append(f"Content-Length: {whole - start}")
+        end = self.cuts.pop(0) if self.cuts else whole
         self.sent.append((start, end))
         begun = "\r\n".join([*lines, "", ""]).encode()
         if self.drips:
@@ -92,7 +95,7 @@ class Place:
                 caller.send(self.body[number : number + 1])
             return
         caller.send(begun + self.body[start:end])
-        if end < size:
+        if end < whole:
             self.after_cut(self)
 
     def _start(self, request: str) -> int:

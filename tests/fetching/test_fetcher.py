@@ -108,6 +108,13 @@ def test_a_server_that_goes_on_with_another_recording_is_not_believed(place, fet
     assert is_whole(uploads, job, other)
 
 
+def test_a_server_that_gives_pieces_is_asked_for_the_next(place, fetch, uploads):
+    place.cuts, place.piece_bytes = [HALF], HALF // 2
+
+    assert is_whole(uploads, fetch(place))
+    assert [start for start, _ in place.sent] == [0, HALF, HALF + HALF // 2]
+
+
 @pytest.mark.parametrize("etag", [None, 'W/"1"', '"1'])
 def test_what_nobody_can_tell_apart_is_fetched_from_its_beginning(place, fetch, uploads, etag):
     place.etag, place.cuts = etag, [HALF]
