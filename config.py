@@ -233,6 +233,15 @@ class Settings(BaseSettings):
         le=100_000,
         description="Of these, such as wait for jobs or follow them; 0: any number",
     )
+    max_unfinished_uploads: int = Field(
+        100, ge=1, le=10**6, description="Resumable uploads of one owner that are not whole yet"
+    )
+    upload_expiry_hours: float = Field(
+        24.0,
+        gt=0,
+        le=8760,
+        description="A resumable upload is deleted when nothing of it came for so long",
+    )
     max_queued_audio_hours: float = Field(
         0, ge=0, le=10**6, description="Audio that may wait in all queues; 0: any amount"
     )
@@ -640,6 +649,10 @@ class Settings(BaseSettings):
     @property
     def max_upload_bytes(self) -> int:
         return self.max_upload_size_mb * 2**20
+
+    @property
+    def upload_expiry_seconds(self) -> float:
+        return self.upload_expiry_hours * 3600
 
     @property
     def min_free_bytes(self) -> int:

@@ -5,7 +5,8 @@
         InvalidRequest, EmptyFile, UploadTooLarge, UnknownModel, BadCursor
         NotAuthenticated, NotAllowed, NotFound, UnknownHost, HTTPSRequired, TooManyConnections,
         IdempotencyMismatch, JobDeleted,
-        RateLimited, QuotaExceeded, TooManyWaits, TooManyAtOnce
+        RateLimited, QuotaExceeded, TooManyWaits, TooManyAtOnce,
+        TusVersion, UploadBusy, ChecksumMismatch
       MediaError                  the file is wrong
         NotAudio, NoAudioStream, NoAudioSamples, NoSuchTrack, EmptyPart, AudioTooLong,
         TooManyStreams, TooManyChannels, BadSampleRate, DecodeLimit, UploadMissing, UploadAltered
@@ -17,7 +18,7 @@
       WorkerLost                  the worker was
       ConflictError               the job's state does not allow it
         JobFinished, JobNotFinished, JobWithoutResult, JobNotFailed, JobQuarantined,
-        BatchClosed, LastAdminKey, SubmissionUnderWay
+        BatchClosed, LastAdminKey, SubmissionUnderWay, OffsetMismatch
       LeaseLost                   this worker no longer owns the job
       Interrupted                 an attempt was asked to stop
         CancelRequested, Draining, DeadlineExceeded, Occupied, SteppedAside
@@ -180,6 +181,24 @@ class TooManyAtOnce(ClientError):
     """Too many requests of this key are under way."""
 
     code = "too_many_at_once"
+
+
+class TusVersion(ClientError):
+    """The request should say Tus-Resumable: 1.0.0."""
+
+    code = "tus_version"
+
+
+class UploadBusy(ClientError):
+    """Another request is sending this upload."""
+
+    code = "upload_busy"
+
+
+class ChecksumMismatch(ClientError):
+    """What came is not what Upload-Checksum says; nothing of it is kept."""
+
+    code = "checksum_mismatch"
 
 
 class MediaError(ServiceError):
@@ -396,6 +415,12 @@ class SubmissionUnderWay(ConflictError):
     """The submission with this idempotency key is still being received."""
 
     code = "submission_under_way"
+
+
+class OffsetMismatch(ConflictError):
+    """The upload goes on from another offset."""
+
+    code = "offset_mismatch"
 
 
 class LeaseLost(ServiceError):

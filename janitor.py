@@ -6,6 +6,7 @@ A round does a bounded number of each, and says in the log what it did.
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Callable
 from typing import Final
@@ -16,7 +17,8 @@ from sqlalchemy.orm import Session
 import page_sessions
 import request_counts
 from database import Sessions, get_db_session
-from jobs import batches, lifecycle, retention, submissions, workers
+from jobs import batches, lifecycle, resumable, retention, submissions, workers
+from jobs.parts import Parts
 from jobs.retention import DELETE_BATCH, TOO_MANY, Retention
 from jobs.uploads import UploadStore
 from webhooks import deliveries
@@ -53,6 +55,8 @@ class Janitor:
         self._keep_keys_seconds = keep_keys_seconds
         #: Uploads that no job had when we last looked.
         self._orphans: set[uuid.UUID] = set()
+        self._parts = Parts(uploads)
+        self._place = FIRST
         self._waiting = Missing(retention.WAITING, lifecycle.lose, sessions, uploads)
         self._ended = Missing(retention.ENDED, retention.note_gone, sessions, uploads)
 
@@ -73,12 +77,16 @@ class Janitor:
         if jobs:
             logger.info("jobs deleted", extra={"jobs": jobs})
         purged = self._purge(retention.purge_uploads, self._keep.audio_seconds)
-        orphans = self._delete_orphans()
+        expired = self._expire()
+        orphans = self._delete_orphans() + self._delete_parts()
         swept = self._uploads.sweep()
-        if purged or orphans or swept:
+        unfinished = swept + expired
+        if purged or orphans or unfinished:
             logger.info(
-                "uploads deleted", extra={"old": purged, "orphans": orphans, "unfinished": swept}
+                "uploads deleted",
+                extra={"old": purged, "orphans": orphans, "unfinished": unfinished},
             )
+        self._forget_lost()
         lost, gone = self._waiting.look(), self._ended.look()
         if lost or gone:
             logger.warning("uploads are missing", extra={"failed": lost, "ended": gone})
@@ -99,6 +107,50 @@ class Janitor:
             with get_db_session(self._sessions) as session:
                 if deliveries.prune(session) < PRUNE_BATCH:
                     break
+
+    # Resumable uploads
+
+    def _expire(self) -> int:
+        """Delete those whose time is over; returns how many there were."""
+        total = 0
+        for _ in range(BATCHES):
+            with get_db_session(self._sessions) as session:
+                expired = resumable.expire(session)
+            for upload_id in expired:
+                self._parts.delete(upload_id)
+            total += len(expired)
+            if len(expired) < resumable.BATCH:
+                break
+        return total
+
+    def _delete_parts(self) -> int:
+        """Delete the parts that nothing was written to for long and no row needs."""
+        old = set(self._parts.touched_before(time.time() - retention.ORPHAN_SECONDS))
+        if not old:
+            return 0
+        with get_db_session(self._sessions) as session:
+            orphans = resumable.orphans(session, old)
+        if len(orphans) >= TOO_MANY:
+            # a database that was restored may not know them: spare the younger ones
+            orphans &= set(self._parts.touched_before(time.time() - MANY_SECONDS))
+        for upload_id in orphans:
+            self._parts.delete(upload_id)
+        return len(orphans)
+
+    def _forget_lost(self) -> None:
+        """Forget uploads whose parts are gone, some in each round: nobody can go on with them."""
+        with get_db_session(self._sessions) as session:
+            ids = resumable.should_be_there(session, after=self._place)
+        self._place = ids[-1] if ids else FIRST
+        lost = [upload_id for upload_id in ids if not self._parts.is_there(upload_id)]
+        if len(lost) == len(ids) >= TOO_MANY:
+            logger.error("no part is where it should be", extra={"looked_for": len(ids)})
+        elif lost:
+            with get_db_session(self._sessions) as session:
+                resumable.forget(session, lost)
+            logger.warning("parts are missing", extra={"uploads": len(lost)})
+
+    # Orphans
 
     def _delete_orphans(self) -> int:
         """Delete the uploads that nobody had in the last round either; returns how many.

@@ -114,6 +114,8 @@ class AuditAction(StrEnum):
     BATCH_CLOSED = "batch_closed"
     BATCH_CANCELLED = "batch_cancelled"  #: Its jobs have events of their own.
     BATCH_DELETED = "batch_deleted"  #: The same.
+    UPLOAD_BEGUN = "upload_begun"  #: A resumable one; when it is whole, its job is submitted.
+    UPLOAD_DISCARDED = "upload_discarded"  #: A resumable one, by its client.
     AUDIT_PRUNED = "audit_pruned"  #: Older events were deleted; says where the chain begins now.
 
 
@@ -663,6 +665,55 @@ class IdempotencyKey(Base):
     #: Not tied to the job: that it was deleted must not let it come back.
     job_id: Mapped[uuid.UUID] = mapped_column(index=True)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
+
+
+class ResumableUpload(Base):
+    """A recording that comes in pieces (tus), from its announcement until it expires.
+
+    How much of it is here its file says, not the row.
+    """
+
+    __tablename__ = "resumable_uploads"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid7)
+    owner_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("owners.id"))
+    #: The key that announced it.
+    api_key_id: Mapped[uuid.UUID | None] = mapped_column(
+        ForeignKey("api_keys.id", ondelete="SET NULL")
+    )
+    #: The batch that its job is to be added to. Not tied to it: without it there is to be no job.
+    batch_id: Mapped[uuid.UUID | None]
+    #: What the client calls the submission; it goes with the row.
+    idempotency_key: Mapped[str | None]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    client_filename: Mapped[str]
+    #: What it says beside the file, as a form would say it.
+    said: Mapped[dict[str, Any]]
+    #: ``Upload-Metadata`` as it was sent, which is sent back.
+    metadata_sent: Mapped[str | None]
+    #: Where a chunk began that is to be checked: what comes after it does not count yet.
+    checked_from: Mapped[int | None] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+    #: When it became a job.
+    finished_at: Mapped[datetime | None]
+    #: Not tied to the job: that it was deleted must not let it come back.
+    job_id: Mapped[uuid.UUID | None]
+
+    __table_args__ = (
+        CheckConstraint("size_bytes > 0", name="size_positive"),
+        CheckConstraint("job_id IS NULL OR finished_at IS NOT NULL", name="finished_with_job"),
+        Index(
+            "ix_resumable_uploads_unfinished",
+            "owner_id",
+            postgresql_where=text("finished_at IS NULL"),
+        ),
+        Index(
+            "ix_resumable_uploads_key",
+            "api_key_id",
+            postgresql_where=text("finished_at IS NULL"),
+        ),
+    )
 
 
 class PausedQueue(Base):

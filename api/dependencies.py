@@ -37,7 +37,7 @@ from api.trail import ACTOR, known_as
 from audit.events import Actor
 from auth import Principal
 from errors import ClientError, InvalidRequest, NotAuthenticated, NotFound
-from jobs import batches
+from jobs import batches, parts
 from models import Scope
 from webhooks import deliveries, endpoints
 
@@ -208,7 +208,8 @@ def _count(request: Request, services: Services, principal: Principal) -> None:
     rate = services.allowances.count(principal, cost=POLL_COST if polled else REQUEST_COST)
     request.state.rate = rate
     if rate is not None:
-        request.scope["state"][ANSWER_HEADERS] = rate.headers
+        state = request.scope["state"]
+        state[ANSWER_HEADERS] = {**state.get(ANSWER_HEADERS, {}), **rate.headers}
         if not rate.allowed:
             raise refusal(rate)
 
@@ -338,11 +339,31 @@ async def batch_id(
     return _uuid(batch_id, NotFound(batches.NOT_FOUND))
 
 
+async def upload_id(
+    upload_id: Annotated[
+        str,
+        Path(
+            description="The upload's id, as its announcement answered it.",
+            json_schema_extra={"format": "uuid"},
+            examples=[JOB_ID],
+        ),
+    ],
+    _caller: Annotated[Principal, Depends(caller)],
+) -> uuid.UUID:
+    """Read the id from the path, once it is known who asks.
+
+    Raises:
+        NotFound: It is no UUID.
+    """
+    return _uuid(upload_id, NotFound(parts.NOT_FOUND))
+
+
 JobId = Annotated[uuid.UUID, Depends(job_id)]
 BatchId = Annotated[uuid.UUID, Depends(batch_id)]
 WebhookId = Annotated[uuid.UUID, Depends(webhook_id)]
 DeliveryId = Annotated[uuid.UUID, Depends(delivery_id)]
 KeyId = Annotated[uuid.UUID, Depends(key_id)]
+UploadId = Annotated[uuid.UUID, Depends(upload_id)]
 
 
 def _uuid(text: str, nobody: NotFound) -> uuid.UUID:

@@ -40,6 +40,7 @@ TAGS: Final = [
     {"name": "jobs", "description": "Submit recordings, follow them, read what was said."},
     {"name": "openai", "description": "The same, for clients of OpenAI."},
     {"name": "whisper-asr", "description": "The same, for clients of whisper-asr-webservice."},
+    {"name": "uploads", "description": "Send a recording in pieces, by tus 1.0.0."},
     {"name": "batches", "description": "Many files with one profile."},
     {"name": "webhooks", "description": "Be called when a job has ended."},
     {"name": "page", "description": "What our own page in the browser needs beside the rest."},
@@ -71,12 +72,15 @@ _EXPLANATIONS: Final = {
     408: "The body stopped arriving.",
     409: "The state of the job or key, or a request that is under way, does not allow it.",
     410: "The upload, or the job, is no longer kept.",
+    412: "The request is not of tus 1.0.0.",
     413: "The body is too large.",
     415: "The body is of another media type.",
     416: "The range lies outside of the upload.",
     422: "A field has a value that is not allowed.",
+    423: "Another request is sending this upload.",
     429: "The key has used up its requests or a quota, or waits too often at once; or there were"
     " too many refusals.",
+    460: "What came is not what its checksum says.",
     503: "PostgreSQL or the store of uploads is away; try again later.",
     504: "The job is not done yet; the same request finds it.",
     507: "Not enough free disk space; try again later.",
@@ -140,7 +144,7 @@ def _refusal(status: int) -> dict[str, Any]:
 
 
 def _problem(status: int) -> dict[str, Any]:
-    explanation = _EXPLANATIONS.get(status, HTTPStatus(status).phrase)
+    explanation = _EXPLANATIONS.get(status) or HTTPStatus(status).phrase
     schema = {"$ref": "#/components/schemas/Problem"}
     return {"description": explanation, "content": {MEDIA_TYPE: {"schema": schema}}}
 

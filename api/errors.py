@@ -50,6 +50,9 @@ STATUS: Final[Mapping[type[ServiceError], int]] = {
     errors.TooManyConnections: 429,
     errors.TooManyWaits: 429,
     errors.TooManyAtOnce: 429,
+    errors.TusVersion: 412,
+    errors.UploadBusy: 423,
+    errors.ChecksumMismatch: 460,
     errors.UploadMissing: 410,
     errors.ConflictError: 409,
     errors.CapacityError: 503,
@@ -72,9 +75,11 @@ HTTP_CODES: Final = {
     503: "unavailable",
     504: "still_transcribing",
 }
-METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+#: Names of statuses that HTTP itself does not know.
+PHRASES: Final = {460: "Checksum Mismatch"}
 #: When to try again, in seconds, where the error itself does not know.
-RETRY_AFTER: Final = {429: 5, 503: 5, 504: 5, 507: 60}
+RETRY_AFTER: Final = {423: 5, 429: 5, 503: 5, 504: 5, 507: 60}
 #: Sent to nobody: the client is gone. The number is nginx's.
 CLIENT_CLOSED_REQUEST: Final = 499
 
@@ -113,7 +118,7 @@ def problem(
         return openai_errors.envelope(status, code, detail, headers, members or {})
     body = {
         "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
+        "title": PHRASES.get(status) or HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
         "instance": scope["path"],

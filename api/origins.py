@@ -18,13 +18,17 @@ from errors import HTTPSRequired, UnknownHost
 PROBES: Final = frozenset({"/health", "/ready"})
 #: What a page may send beside what every page may.
 SENT: Final = (
-    "Authorization", "Content-Type", "Idempotency-Key", "Range", "X-API-Key", "X-Request-ID",
+    "Authorization", "Content-Type", "Idempotency-Key", "Range", "Tus-Resumable",
+    "Upload-Checksum", "Upload-Length", "Upload-Metadata", "Upload-Offset", "X-API-Key",
+    "X-Request-ID",
 )  # fmt: skip
 #: What a page may read of an answer beside its body.
 SHOWN: Final = (
     "Accept-Ranges", "Content-Disposition", "Content-Length", "Content-Range",
     "Idempotency-Replayed", "Link", "Location", "Retry-After", "Transcript-Complete",
-    "X-Request-ID", "x-job-id", "x-should-retry",
+    "Tus-Checksum-Algorithm", "Tus-Extension", "Tus-Max-Size", "Tus-Resumable", "Tus-Version",
+    "Upload-Expires", "Upload-Length", "Upload-Metadata", "Upload-Offset", "X-Request-ID",
+    "x-job-id", "x-should-retry",
 )  # fmt: skip
 #: How long a browser may remember what it was told.
 PREFLIGHT_SECONDS: Final = 600

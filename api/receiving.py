@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 from fastapi import Request
@@ -59,6 +59,16 @@ class Added:
     fields: Mapping[str, str] = field(default_factory=dict)
 
 
+class Source(Protocol):
+    """Where a recording comes from that is here already, and becomes one job at most."""
+
+    def take(self, session: Session) -> None:
+        """Take it in the transaction that adds its job; raises where another one has."""
+
+    def settle(self, session: Session, job_id: uuid.UUID) -> None:
+        """Note the job."""
+
+
 class _Beaten(Exception):
     """Rolls back what a faster submission made superfluous."""
 
@@ -80,6 +90,8 @@ class Submission:
     known_by_content: bool = False
     #: Which one it is added to.
     batch_id: uuid.UUID | None = None
+    #: It counts as stored already, and room for its job was looked for.
+    source: Source | None = None
 
     async def receive(self) -> Added:
         """Read it, and add its job unless there is one already.
@@ -124,7 +136,8 @@ class Submission:
         memory = None if self.key is None else await run_in_threadpool(self._recall, self.key)
         if memory is not None:
             return await run_in_threadpool(self._replay, memory, received)
-        await run_in_threadpool(self._require_room)
+        if self.source is None:
+            await run_in_threadpool(self._require_room)
         await run_in_threadpool(keep)
         async with self.services.allowances.turn(self.principal):
             return await run_in_threadpool(self._add, received)
@@ -156,12 +169,16 @@ class Submission:
         try:
             self._require_callable(received)
             with self.services.transaction() as session:
+                if self.source is not None:
+                    self.source.take(session)
                 added = (
                     self._same(session, received)
                     or self._duplicate(session, received)
                     or self._new(session, received)
                 )
                 self._remember(session, received, added.shown.id)
+                if self.source is not None:
+                    self.source.settle(session, added.shown.id)
                 # From here on only the commit is left. Should its answer be lost, nobody knows
                 # whether the job is there: the file stays, and maintenance deletes it if not.
                 keep_file = added.lane is not None or received.wishes.source_url is not None

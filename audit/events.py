@@ -28,13 +28,14 @@ SELECT event.id, :action, :outcome, :actor, :key_id, :owner_id, :address, :reque
                 (SELECT gone.owner_id FROM deleted_jobs AS gone WHERE gone.id = event.job_id),
                 (SELECT keys.owner_id FROM api_keys AS keys WHERE keys.id = :target_key_id),
                 (SELECT hooks.owner_id FROM webhooks AS hooks WHERE hooks.id = :webhook_id),
-                (SELECT batch.owner_id FROM batches AS batch WHERE batch.id = :batch_id)),
+                (SELECT batch.owner_id FROM batches AS batch WHERE batch.id = :batch_id),
+                (SELECT part.owner_id FROM resumable_uploads AS part WHERE part.id = :upload_id)),
        :count, :detail
   FROM unnest(:ids, :job_ids) AS event (id, job_id)
 """).bindparams(
     *(
         bindparam(name, type_=UUID(as_uuid=True))
-        for name in ("key_id", "owner_id", "target_key_id", "webhook_id", "batch_id")
+        for name in ("key_id", "owner_id", "target_key_id", "webhook_id", "batch_id", "upload_id")
     ),
     *(bindparam(name, type_=ARRAY(UUID(as_uuid=True))) for name in ("ids", "job_ids")),
     *(bindparam(name, type_=Text) for name in ("actor", "address", "request_id", "route")),
@@ -72,6 +73,7 @@ def record(  # noqa: PLR0913 - one for each thing that an event tells
     key_id: uuid.UUID | None = None,
     webhook_id: uuid.UUID | None = None,
     batch_id: uuid.UUID | None = None,
+    upload_id: uuid.UUID | None = None,
     outcome: str = DONE,
     count: int = 1,
     detail: Mapping[str, Any] | None = None,
@@ -83,6 +85,7 @@ def record(  # noqa: PLR0913 - one for each thing that an event tells
         key_id: The key that it was done to.
         webhook_id: The webhook that it was done to; told in ``detail``.
         batch_id: The batch that it was done to; told there, too.
+        upload_id: The resumable upload that it was done to; told there, too.
         count: How often it happened.
         detail: Texts of ours, whole numbers, lists of them: nothing that a client wrote.
     """
@@ -94,11 +97,13 @@ def record(  # noqa: PLR0913 - one for each thing that an event tells
         target_key_id=key_id,
         webhook_id=webhook_id,
         batch_id=batch_id,
+        upload_id=upload_id,
         outcome=outcome,
         count=count,
         detail={
             **({"webhook": str(webhook_id)} if webhook_id else {}),
             **({"batch": str(batch_id)} if batch_id else {}),
+            **({"upload": str(upload_id)} if upload_id else {}),
             **(detail or {}),
         },
     )
@@ -117,6 +122,7 @@ def record_each(
             target_key_id=None,
             webhook_id=None,
             batch_id=None,
+            upload_id=None,
             outcome=DONE,
             count=1,
             detail={},

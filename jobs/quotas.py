@@ -76,11 +76,16 @@ SELECT (SELECT count(*)
            AND status = 'processing')
 """).bindparams(_KEY)
 
+#: Of a resumable upload all counts that was announced, from then until it is a job or expires.
 BYTES: Final = text("""
-SELECT COALESCE(sum(upload_bytes), 0)::bigint
-  FROM transcription_jobs
- WHERE api_key_id = :key_id
-   AND upload_deleted_at IS NULL
+SELECT (SELECT COALESCE(sum(upload_bytes), 0)::bigint
+          FROM transcription_jobs
+         WHERE api_key_id = :key_id
+           AND upload_deleted_at IS NULL)
+     + (SELECT COALESCE(sum(size_bytes), 0)::bigint
+          FROM resumable_uploads
+         WHERE api_key_id = :key_id
+           AND finished_at IS NULL)
 """).bindparams(_KEY)
 
 
@@ -104,7 +109,7 @@ class Used:
     audio_seconds: float
     #: Pending or processing.
     jobs: int
-    #: Of uploads that are kept.
+    #: Of uploads that are kept, or announced.
     bytes_stored: int
 
 

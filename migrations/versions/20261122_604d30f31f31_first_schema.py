@@ -314,6 +314,30 @@ def upgrade() -> None:
     )
     op.create_index(op.f('ix_idempotency_keys_created_at'), 'idempotency_keys', ['created_at'], unique=False)
     op.create_index(op.f('ix_idempotency_keys_job_id'), 'idempotency_keys', ['job_id'], unique=False)
+    op.create_table('resumable_uploads',
+    sa.Column('id', sa.UUID(), nullable=False),
+    sa.Column('owner_id', sa.UUID(), nullable=False),
+    sa.Column('api_key_id', sa.UUID(), nullable=True),
+    sa.Column('batch_id', sa.UUID(), nullable=True),
+    sa.Column('idempotency_key', sa.Text(), nullable=True),
+    sa.Column('size_bytes', sa.BigInteger(), nullable=False),
+    sa.Column('client_filename', sa.Text(), nullable=False),
+    sa.Column('said', postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+    sa.Column('metadata_sent', sa.Text(), nullable=True),
+    sa.Column('checked_from', sa.BigInteger(), nullable=True),
+    sa.Column('created_at', postgresql.TIMESTAMP(timezone=True), server_default=sa.text('now()'), nullable=False),
+    sa.Column('expires_at', postgresql.TIMESTAMP(timezone=True), nullable=False),
+    sa.Column('finished_at', postgresql.TIMESTAMP(timezone=True), nullable=True),
+    sa.Column('job_id', sa.UUID(), nullable=True),
+    sa.CheckConstraint('size_bytes > 0', name=op.f('ck_resumable_uploads_size_positive')),
+    sa.CheckConstraint('job_id IS NULL OR finished_at IS NOT NULL', name=op.f('ck_resumable_uploads_finished_with_job')),
+    sa.ForeignKeyConstraint(['api_key_id'], ['api_keys.id'], name=op.f('fk_resumable_uploads_api_key_id_api_keys'), ondelete='SET NULL'),
+    sa.ForeignKeyConstraint(['owner_id'], ['owners.id'], name=op.f('fk_resumable_uploads_owner_id_owners')),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_resumable_uploads'))
+    )
+    op.create_index(op.f('ix_resumable_uploads_expires_at'), 'resumable_uploads', ['expires_at'], unique=False)
+    op.create_index('ix_resumable_uploads_unfinished', 'resumable_uploads', ['owner_id'], unique=False, postgresql_where=sa.text('finished_at IS NULL'))
+    op.create_index('ix_resumable_uploads_key', 'resumable_uploads', ['api_key_id'], unique=False, postgresql_where=sa.text('finished_at IS NULL'))
     op.create_table('request_counts',
     sa.Column('api_key_id', sa.UUID(), nullable=False),
     sa.Column('window_start', postgresql.TIMESTAMP(timezone=True), nullable=False),
@@ -592,6 +616,10 @@ def downgrade() -> None:
     op.drop_index('ix_deleted_jobs_key_age', table_name='deleted_jobs')
     op.drop_table('deleted_jobs')
     op.drop_table('request_counts')
+    op.drop_index('ix_resumable_uploads_key', table_name='resumable_uploads', postgresql_where=sa.text('finished_at IS NULL'))
+    op.drop_index('ix_resumable_uploads_unfinished', table_name='resumable_uploads', postgresql_where=sa.text('finished_at IS NULL'))
+    op.drop_index(op.f('ix_resumable_uploads_expires_at'), table_name='resumable_uploads')
+    op.drop_table('resumable_uploads')
     op.drop_index(op.f('ix_api_keys_owner_id'), table_name='api_keys')
     op.drop_table('api_keys')
     op.drop_table('workers')
