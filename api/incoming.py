@@ -204,7 +204,7 @@ class Incoming:
         try:
             with self.services.transaction() as session:
                 owner_id = self.principal.owner_id
-                row = resumable.find(session, upload_id, owner_id=owner_id)
+                row = resumable.find(session, upload_id, owner_id=owner_id, hold=True)
                 if row.finished_at is not None:
                     part.close()
                     return self._finished(row, offset)

@@ -133,7 +133,8 @@ def checksum_of(headers: Headers) -> Checksum | None:
         return None
     algorithm, _, value = sent[0].partition(" ")
     digest = _decoded(value)
-    if len(sent) > 1 or algorithm not in ALGORITHMS or digest is None:
+    fits = algorithm in ALGORITHMS and len(digest or b"") == ALGORITHMS[algorithm]().digest_size
+    if len(sent) > 1 or digest is None or not fits:
         names = " or ".join(ALGORITHMS)
         raise ClientError(f"Upload-Checksum should be {names}, a blank, and the digest in Base64.")
     return Checksum(algorithm, digest)

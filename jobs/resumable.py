@@ -166,11 +166,14 @@ def require_room(session: Session, owner_id: uuid.UUID, *, most: int) -> None:
         )
 
 
-def find(session: Session, upload_id: uuid.UUID, *, owner_id: uuid.UUID | None) -> ResumableUpload:
+def find(
+    session: Session, upload_id: uuid.UUID, *, owner_id: uuid.UUID | None, hold: bool = False
+) -> ResumableUpload:
     """Look an upload up.
 
     Args:
         owner_id: Whose it must be; None for anybody's.
+        hold: Wait for whoever changes it, and let nobody else until the transaction's end.
 
     Raises:
         NotFound: There is none, it is somebody else's, or its time is over.
@@ -180,6 +183,8 @@ def find(session: Session, upload_id: uuid.UUID, *, owner_id: uuid.UUID | None) 
     )
     if owner_id is not None:
         query = query.where(ResumableUpload.owner_id == owner_id)
+    if hold:
+        query = query.with_for_update()
     upload = session.scalar(query.execution_options(populate_existing=True))
     if upload is None:
         raise NotFound(NOT_FOUND)
