@@ -21,9 +21,11 @@ import keys
 from app import create_app
 from app import serving as options_of
 from config import Settings
-from jobs import batches, lifecycle
+from jobs import batches, lifecycle, resumable
 from jobs.batches import NewBatch
 from jobs.lifecycle import Backoff, Failure, NewJob, Outcome
+from jobs.parts import Part, Parts
+from jobs.uploads import UploadStore
 from keys import Grant
 from models import Scope, TranscriptionJob
 from speech.transcript import ResumeState, Segment, Transcript, Window
@@ -287,6 +289,35 @@ def make_batch(sessions: sessionmaker[Session]) -> Callable[..., uuid.UUID]:
             for job_id in job_ids:
                 session.get_one(TranscriptionJob, job_id).batch_id = batch.id
             return batch.id
+
+    return make
+
+
+@pytest.fixture
+def make_upload(sessions: sessionmaker[Session], settings: Settings) -> Callable[..., uuid.UUID]:
+    """Announce a resumable upload of an owner, and receive some of it."""
+
+    def make(owner: str = "alice", *, size_bytes: int = 10, data: bytes = b"") -> uuid.UUID:
+        uploads = UploadStore(settings.uploads_path, max_bytes=2**20, min_free_bytes=0)
+        uploads.prepare()
+        parts, upload_id = Parts(uploads), uuid7()
+        parts.create(upload_id, expected_bytes=size_bytes)
+        with Part(parts, upload_id) as part:
+            part.append(data, most_bytes=size_bytes)
+        with sessions.begin() as session:
+            wanted = resumable.NewUpload(
+                id=upload_id,
+                owner_id=auth.owner_id(session, owner),
+                api_key_id=None,
+                batch_id=None,
+                idempotency_key=None,
+                size_bytes=size_bytes,
+                filename="talk.wav",
+                said={},
+                metadata_sent=None,
+            )
+            resumable.create(session, wanted, keep_seconds=3600.0, most=100)
+        return upload_id
 
     return make
 

@@ -14,11 +14,12 @@ import pytest
 from fastapi.routing import iter_route_contexts
 from sqlalchemy import select
 
+from api import tus
 from api.documentation import ASSETS
 from app import create_app
 from auth import JOB_SCOPES
 from config import Settings
-from models import ApiKey, Batch, Scope, TranscriptionJob, Webhook, WebhookDelivery
+from models import ApiKey, Batch, ResumableUpload, Scope, TranscriptionJob, Webhook, WebhookDelivery
 from tests.api.conftest import NOWHERE, Jobs, MakeKey
 
 Operation = tuple[str, str]
@@ -36,7 +37,9 @@ PAGES: Final = {"/", "/page/{digest}/{name:path}", "/docs", "/openapi.json", *AS
 # The rules
 
 #: Open to everybody.
-PUBLIC: Final = {("get", "/health"), ("get", "/ready"), ("get", "/limits")}
+PUBLIC: Final = {
+    ("get", "/health"), ("get", "/ready"), ("get", "/limits"), ("options", "/uploads"),
+}  # fmt: skip
 #: Open to every key: they tell of the key itself.
 OF_THE_KEY: Final = {
     ("get", "/usage"),
@@ -54,11 +57,19 @@ SCOPES: Final = {
 EXCEPTIONS: Final[Mapping[Operation, Scope]] = {
     # cancels, and deletes nothing
     ("delete", "/transcribe/{job_id}"): Scope.JOBS_WRITE,
+    # of what is being sent; HEAD makes the job, where nobody has
+    ("delete", "/uploads/{upload_id}"): Scope.JOBS_WRITE,
+    ("head", "/uploads/{upload_id}"): Scope.JOBS_WRITE,
 }
 #: Of whom a path may speak, and how the tests come by one of Alice's.
-OWNED: Final = {"job_id", "key_id", "webhook_id", "delivery_id", "batch_id"}
+OWNED: Final = {"job_id", "key_id", "webhook_id", "delivery_id", "batch_id", "upload_id"}
 #: Not even an operator does it to another's: whose would the job be?
-HIS_ALONE: Final = {("post", "/batches/{batch_id}/files"), ("post", "/jobs/{job_id}/rerun")}
+HIS_ALONE: Final = {
+    ("post", "/batches/{batch_id}/files"),
+    ("post", "/jobs/{job_id}/rerun"),
+    ("head", "/uploads/{upload_id}"),
+    ("patch", "/uploads/{upload_id}"),
+}
 #: What an owner's key may do in here.
 HIS: Final = (*JOB_SCOPES, Scope.WEBHOOKS)
 
@@ -66,7 +77,7 @@ HIS: Final = (*JOB_SCOPES, Scope.WEBHOOKS)
 def needed(operation: Operation) -> Scope | None:
     """The scope that a key has to have; None where any will do."""
     method, path = operation
-    if operation in OF_THE_KEY:
+    if operation in OF_THE_KEY | PUBLIC:
         return None
     if path.startswith("/admin/"):
         return Scope.ADMIN
@@ -88,7 +99,7 @@ def served() -> set[Operation]:
 OPERATIONS: Final = sorted(served())
 GUARDED: Final = [(m, p) for m, p in OPERATIONS if (m.replace("head", "get"), p) not in PUBLIC]
 OF_OWNERS: Final = [(m, p) for m, p in GUARDED if not p.startswith("/admin/")]
-OF_ONE: Final = [(m, p) for m, p in OF_OWNERS if re.search(r"{(job|webhook|batch)_id}", p)]
+OF_ONE: Final = [(m, p) for m, p in OF_OWNERS if re.search(r"{(job|webhook|batch|upload)_id}", p)]
 OF_MANY: Final = [(m, p) for m, p in OF_OWNERS if m == "get" and "{" not in p]
 
 
@@ -107,7 +118,9 @@ def example(schema: Mapping[str, Any]) -> Any:
         return {name: example(schema["properties"][name]) for name in schema.get("required", ())}
     if schema["type"] == "array":
         return [example(schema["items"])] if schema.get("minItems") else []
-    return {"string": "x", "integer": 1, "number": 1.0, "boolean": False}[schema["type"]]
+    return {"string": "x", "integer": schema.get("minimum", 1), "number": 1.0, "boolean": False}[
+        schema["type"]
+    ]
 
 
 def body(operation: Operation) -> dict[str, Any]:
@@ -125,7 +138,22 @@ def body(operation: Operation) -> dict[str, Any]:
         return given
     if "application/json" in content:
         return {"json": example(content["application/json"]["schema"])}
-    return {}
+    return {"content": b"x"} if tus.MEDIA_TYPE in content else {}
+
+
+def demanded(operation: Operation) -> dict[str, str]:
+    """The headers that a request cannot do without."""
+    described = METHODS.get(operation, {})
+    if operation[0] == "head":
+        described = METHODS.get(("delete", operation[1]), {})
+    parameters = described.get("parameters", [])
+    headers = {
+        parameter["name"]: str(example(parameter["schema"]))
+        for parameter in parameters
+        if parameter["in"] == "header" and parameter["required"]
+    }
+    is_chunk = "content" in body(operation)
+    return {**headers, "Content-Type": tus.MEDIA_TYPE} if is_chunk else headers
 
 
 def chosen(operation: Operation) -> dict[str, str]:
@@ -147,6 +175,7 @@ def url_of(operation: Operation, ids: Mapping[str, uuid.UUID] | None = None) -> 
 
 def call(client, operation, headers=None, ids=None):
     url = url_of(operation, ids)
+    headers = {**demanded(operation), **(headers or {})}
     return client.request(operation[0], url, headers=headers, **body(operation))
 
 
@@ -181,14 +210,15 @@ def failed_job(jobs: Jobs) -> uuid.UUID:
 
 @pytest.fixture
 def of_alice(
-    failed_job: uuid.UUID, make_key: MakeKey, make_webhook, make_batch, sessions
+    failed_job: uuid.UUID, make_key: MakeKey, make_webhook, make_batch, make_upload, sessions
 ) -> dict[str, uuid.UUID]:
     make_key("alice", note="hers")
     webhook = make_webhook("alice")
     with sessions() as session:
         key_id = session.scalar(select(ApiKey.id).where(ApiKey.note == "hers"))
     batch_id = make_batch("alice", failed_job)
-    return {"job_id": failed_job, "key_id": key_id, "batch_id": batch_id, **asdict(webhook)}
+    ids = {"job_id": failed_job, "key_id": key_id, "batch_id": batch_id}
+    return {**ids, "upload_id": make_upload("alice"), **asdict(webhook)}
 
 
 @pytest.fixture
@@ -199,6 +229,7 @@ def snapshot(jobs: Jobs, of_alice: dict[str, uuid.UUID]) -> Callable[[], list[An
         (Webhook, of_alice["webhook_id"]),
         (WebhookDelivery, of_alice["delivery_id"]),
         (Batch, of_alice["batch_id"]),
+        (ResumableUpload, of_alice["upload_id"]),
     )
 
     def take() -> list[Any]:

@@ -6,6 +6,7 @@ that is new, fails here until somebody says how one comes by it.
 
 from __future__ import annotations
 
+import base64
 import json
 import uuid
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ from api.schemas import Problem
 from api.services import Services
 from app import create_app
 from config import Settings
+from jobs.parts import Part, Parts
 from models import ApiKey, Scope, TranscriptionJob
 from tests.api.conftest import (
     ADMIN_KEY,
@@ -35,7 +37,15 @@ from tests.api.conftest import (
     serving,
     stored,
 )
-from tests.api.test_ownership import DOCUMENT, METHODS, Operation, body, needed, url_of
+from tests.api.test_ownership import (
+    DOCUMENT,
+    METHODS,
+    Operation,
+    body,
+    demanded,
+    needed,
+    url_of,
+)
 from tests.api.test_uploading import HEAD, length, request
 
 DOCUMENTED: Final = [
@@ -50,6 +60,10 @@ ASR: Final = (("post", "/asr"), ("post", "/detect-language"))
 ADDING: Final = ("post", "/batches/{batch_id}/files")
 RERUN: Final = ("post", "/jobs/{job_id}/rerun")
 SUBMITTING: Final = (SUBMIT, *OPENAI, *ASR, ADDING)
+ANNOUNCING: Final = ("post", "/uploads")
+APPENDING: Final = ("patch", "/uploads/{upload_id}")
+DISCARDING: Final = ("delete", "/uploads/{upload_id}")
+SENDING: Final = (ANNOUNCING, APPENDING)
 #: What asks for a job that another answer would not be refused with.
 CHANGES: Final = {("patch", "/jobs/{job_id}"): {"priority": "high"}}
 MB: Final = 2**20
@@ -67,10 +81,13 @@ class Attempt:
     settings: Settings
     make_webhook: Callable[..., OneWebhook]
     make_batch: Callable[..., uuid.UUID]
+    make_upload: Callable[..., uuid.UUID]
 
     @cached_property
     def ids(self) -> dict[str, uuid.UUID]:
         """Of what every path needs, and is the caller's."""
+        if "{upload_id}" in self.operation[1]:
+            return {"upload_id": self.make_upload("admin", size_bytes=2)}
         return {"batch_id": self.make_batch("admin")} if "{batch_id}" in self.operation[1] else {}
 
     @property
@@ -90,7 +107,11 @@ class Attempt:
             given |= body(self.operation)
             if self.operation in CHANGES:
                 given["json"] = CHANGES[self.operation]
-        headers = {**(self.key if headers is None else headers), **given.pop("more", {})}
+        headers = {
+            **demanded(self.operation),
+            **(self.key if headers is None else headers),
+            **given.pop("more", {}),
+        }
         answer: httpx2.Response = client.request(self.operation[0], url, headers=headers, **given)
         return answer
 
@@ -299,6 +320,76 @@ def without_upload(attempt: Attempt) -> httpx2.Response:
     return attempt.on(job_id)
 
 
+def no_length(attempt: Attempt) -> httpx2.Response:
+    name = "Upload-Length" if attempt.operation == ANNOUNCING else "Upload-Offset"
+    return attempt.call(more={name: "many"})
+
+
+def half_chunk(attempt: Attempt) -> httpx2.Response:
+    headers = {**demanded(attempt.operation), **attempt.key, "Content-Length": "2"}
+    if attempt.operation == ANNOUNCING:
+        headers["Upload-Length"] = "2"
+    lines = [f"{attempt.operation[0].upper()} {attempt.path} HTTP/1.1", "Host: a"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return attempt.by_hand("\r\n".join(lines).encode() + b"\r\n\r\n", b"x")
+
+
+def named_before(attempt: Attempt) -> httpx2.Response:
+    """The job that this submission's key made was deleted."""
+    named, form = {**attempt.key, "Idempotency-Key": "one"}, {"file": ("a.mp3", b"x")}
+    first = attempt.client.post("/transcribe", files=form, headers=named)
+    attempt.client.delete(f"/jobs/{first.json()['job_id']}", headers=attempt.key)
+    more = {**demanded(ANNOUNCING), "Idempotency-Key": "one", "Upload-Length": "1"}
+    if attempt.operation == ANNOUNCING:
+        return attempt.call(more=more)
+    headers = {**attempt.key, **more}
+    made = attempt.client.post("/uploads", headers=headers)
+    return attempt.call(url=made.headers["location"])
+
+
+def closed_batch(attempt: Attempt) -> httpx2.Response:
+    batch_id = attempt.make_batch("admin")
+    attempt.client.post(f"/batches/{batch_id}/close", headers=attempt.key)
+    said = base64.b64encode(str(batch_id).encode()).decode()
+    return attempt.call(more={"Upload-Metadata": f"batch_id {said}"})
+
+
+def no_batch(attempt: Attempt) -> httpx2.Response:
+    said = base64.b64encode(str(uuid.uuid4()).encode()).decode()
+    return attempt.call(more={"Upload-Metadata": f"batch_id {said}"})
+
+
+def other_offset(attempt: Attempt) -> httpx2.Response:
+    return attempt.call(more={"Upload-Offset": "1"})
+
+
+def other_version(attempt: Attempt) -> httpx2.Response:
+    return attempt.call(more={"Tus-Resumable": "0.2.2"})
+
+
+def large_chunk(attempt: Attempt) -> httpx2.Response:
+    return attempt.call(content=b"xyz")
+
+
+def sent_by_another(attempt: Attempt) -> httpx2.Response:
+    services: Services = attempt.client.app.state.services  # type: ignore[attr-defined]  # FastAPI's
+    with Part(Parts(services.uploads), attempt.ids["upload_id"]):
+        return attempt.call()
+
+
+def other_checksum(attempt: Attempt) -> httpx2.Response:
+    digest = base64.b64encode(bytes(32)).decode()
+    more = {"Upload-Checksum": f"sha256 {digest}"}
+    return attempt.call(more=more)
+
+
+def full_disk_for_its_upload(attempt: Attempt) -> httpx2.Response:
+    """There is no room for a copy, where the file system has no links."""
+    services: Services = attempt.client.app.state.services  # type: ignore[attr-defined]  # FastAPI's
+    services.uploads.min_free_bytes, services.uploads.check_bytes = 2**50, 1
+    return attempt.call()
+
+
 def no_such_range(attempt: Attempt, asked: str) -> httpx2.Response:
     job_id = attempt.jobs.failed()
     attempt.jobs.keep(job_id, b"sound")
@@ -332,6 +423,19 @@ OF_ONE: Final[dict[tuple[Operation, int], Way]] = {
     **{(operation, 404): no_model for operation in OPENAI},
     **{(operation, 504): too_late for operation in (*OPENAI, *ASR)},
     **{(operation, 422): no_such_switch for operation in ASR},
+    (APPENDING, 409): other_offset,
+    (APPENDING, 507): full_disk_for_its_upload,
+    (ANNOUNCING, 404): no_batch,
+    (ANNOUNCING, 409): closed_batch,
+    (ANNOUNCING, 507): full_disk,
+    **{(operation, 400): no_length for operation in SENDING},
+    **{(operation, 408): half_chunk for operation in SENDING},
+    **{(operation, 410): named_before for operation in SENDING},
+    **{(operation, 412): other_version for operation in (*SENDING, DISCARDING)},
+    **{(operation, 413): large_chunk for operation in SENDING},
+    **{(operation, 415): other_media for operation in SENDING},
+    **{(operation, 423): sent_by_another for operation in (APPENDING, DISCARDING)},
+    **{(operation, 460): other_checksum for operation in SENDING},
     (RERUN, 409): same_key_at_once,
     (RERUN, 507): full_disk_for_its_own,
     (("get", "/v1/models"), 400): twice,
@@ -375,10 +479,11 @@ def test_every_error_that_the_document_tells_of_is_seen(
     settings: Settings,
     make_webhook: Callable[..., OneWebhook],
     make_batch: Callable[..., uuid.UUID],
+    make_upload: Callable[..., uuid.UUID],
     operation: Operation,
     status: int,
 ) -> None:
-    given = (make_settings, make_key, jobs, settings, make_webhook, make_batch)
+    given = (make_settings, make_key, jobs, settings, make_webhook, make_batch, make_upload)
     attempt = Attempt(operation, client, *given)
     answer = way_to(operation, status)(attempt)
 

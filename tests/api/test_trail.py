@@ -10,17 +10,20 @@ import pytest
 from sqlalchemy import event as events_of
 from sqlalchemy import func, select
 from starlette.testclient import TestClient
+from uuid_utils.compat import uuid7
 
 import auth
 from api.trail import MAX_REMEMBERED, READ_SECONDS, USE_SECONDS, Recent, Trail
 from app import create_app
 from audit.events import Actor
-from jobs import batches, dead_letters
+from jobs import batches, dead_letters, resumable
 from jobs.batches import NewBatch
+from jobs.parts import Parts
+from jobs.uploads import UploadStore
 from models import ApiKey, AuditAction, AuditEvent, Scope, TranscriptionJob
 from redaction import make_mask
 from tests.api.conftest import TRANSCRIPT, Jobs
-from tests.api.test_ownership import OPERATIONS
+from tests.api.test_ownership import OPERATIONS, demanded
 from tests.fakes import FakeClock
 from webhooks import deliveries, endpoints
 from webhooks.endpoints import NewWebhook
@@ -133,7 +136,37 @@ def batch_of(jobs, owner, *job_ids):
         return batch.id
 
 
+def whole_upload(jobs, key_id):
+    """Nobody sends somebody else's."""
+    return {"upload_id": upload_of(jobs, "root")}
+
+
+def of_upload(jobs, key_id):
+    return {"upload_id": upload_of(jobs, "alice")}
+
+
+def upload_of(jobs, owner):
+    uploads = UploadStore(jobs.settings.uploads_path, max_bytes=100, min_free_bytes=0)
+    upload_id = uuid7()
+    Parts(uploads).create(upload_id, expected_bytes=1)
+    with jobs.sessions.begin() as session:
+        wanted = resumable.NewUpload(
+            id=upload_id,
+            owner_id=auth.owner_id(session, owner),
+            api_key_id=None,
+            batch_id=None,
+            idempotency_key=None,
+            size_bytes=1,
+            filename="a.mp3",
+            said={},
+            metadata_sent=None,
+        )
+        resumable.create(session, wanted, keep_seconds=60.0, most=9)
+    return upload_id
+
+
 ADDING = ("post", "/batches/{batch_id}/files")
+APPENDING = ("patch", "/uploads/{upload_id}")
 RERUN = ("post", "/jobs/{job_id}/rerun")
 #: What each of them leaves, what it is done to, and what it says.
 ACTS: dict[tuple[str, str], tuple[AuditAction, Any, Any]] = {
@@ -167,6 +200,9 @@ ACTS: dict[tuple[str, str], tuple[AuditAction, Any, Any]] = {
     ADDING: (AuditAction.JOB_SUBMITTED, of_callers_batch, None),
     RERUN: (AuditAction.JOB_SUBMITTED, callers_job, {}),
     ("post", "/session"): (AuditAction.SIGNED_IN, nothing, None),
+    ("post", "/uploads"): (AuditAction.UPLOAD_BEGUN, nothing, None),
+    APPENDING: (AuditAction.JOB_SUBMITTED, whole_upload, None),
+    ("delete", "/uploads/{upload_id}"): (AuditAction.UPLOAD_DISCARDED, of_upload, None),
     ("post", "/batches/{batch_id}/close"): (AuditAction.BATCH_CLOSED, of_batch, None),
     ("post", "/batches/{batch_id}/cancel"): (AuditAction.BATCH_CANCELLED, of_batch, None),
     ("post", "/batches/{batch_id}/retry"): (AuditAction.ERROR_RETRIED, of_batch, None),
@@ -191,6 +227,7 @@ def test_every_route_that_changes_something_is_an_act():
     assert {*ACTS, ("delete", "/session")} == {
         (m, p) for m, p in OPERATIONS if m not in {"get", "head"}
     }
+    assert {*ACTS} == {(m, p) for m, p in OPERATIONS if m not in {"get", "head", "options"}}
 
 
 def do(client, operation, headers, ids, said):
@@ -204,6 +241,9 @@ def do(client, operation, headers, ids, said):
         body = {"files": FILE, "data": {"model": "whisper-1", "async": "true"}}
     if path in {"/asr", "/detect-language"}:
         body = {"files": {"audio_file": FILE["file"]}, "params": {"async": "true"}}
+    if path.startswith("/uploads"):
+        headers = {**demanded(operation), "Upload-Length": "5", **headers}
+        body = {"content": b"x"} if operation == APPENDING else {}
     return client.request(method, path.replace("{name}", "high"), headers=headers, **body)
 
 
@@ -227,10 +267,11 @@ def test_an_act_leaves_one_event(operation, client, admin, alice, jobs, told, ke
         of = {"job_id": None if operation == RERUN else event.job_id}
         of |= {"key_id": event.target_key_id}
         of["webhook_id"] = event.detail.get("webhook")
+        of["upload_id"] = event.detail.get("upload")
         if "batch" in event.detail:
             of["batch_id"] = event.detail["batch"]
         assert all(str(of[name]) == str(ids[name]) for name in ids.keys() & of.keys() if of[name])
-        owner = root if operation in {ADDING, RERUN} else of_alice
+        owner = root if operation in {ADDING, APPENDING, RERUN} else of_alice
         assert event.target_owner_id == owner.owner_id
 
 
