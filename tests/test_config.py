@@ -691,6 +691,8 @@ LEAST = {
     "key_jobs_at_once": (0, -1),
     "key_stored_mb": (0, -1),
     "key_requests_at_once": (0, -1),
+    "max_unfinished_uploads": (1, 0),
+    "upload_expiry_hours": (0.001, 0),
     "key_waits_at_once": (0, -1),
     "max_queued_audio_hours": (0, -1),
     "max_auth_failures": (0, -1),

@@ -17,7 +17,7 @@ import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 from pydantic import SecretStr
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 from uuid_utils.compat import uuid7
 
 from celery_app import DLQ, LANES, WINDOW_KEY, make_celery, make_redis, send
@@ -25,8 +25,9 @@ from config import Settings
 from database import Sessions
 from errors import DatabaseUnavailable, DecoderKilled, ServiceError, StorageUnavailable
 from janitor import MANY_SECONDS, Janitor
-from jobs import lifecycle, workers
+from jobs import lifecycle, resumable, workers
 from jobs.lifecycle import Backoff
+from jobs.parts import RESUMABLE_DIR, Parts
 from jobs.retention import ORPHAN_SECONDS, TOO_MANY, Retention
 from jobs.uploads import MARKER, PART_DIR, STALE_PART_SECONDS, UploadStore
 from jobs.workers import FORGET_SECONDS, WorkerState
@@ -43,7 +44,7 @@ from maintenance import (
     make_auditor,
     make_loops,
 )
-from models import TranscriptionJob, Worker
+from models import ResumableUpload, TranscriptionJob, Worker
 from speech import audio
 from speech.audio import DecodeLimits, MediaInfo
 from tests import media
@@ -670,6 +671,94 @@ def test_the_janitor_forgets_idempotency_keys(
     with sessions.begin() as session:
         kept = session.scalars(text("SELECT key_sha256 FROM idempotency_keys")).all()
     assert [bytes(key) for key in kept] == [b"new"]
+
+
+# Resumable uploads
+
+Begin = Callable[..., uuid.UUID]
+
+
+@pytest.fixture
+def begin(sessions: Sessions, store: UploadStore, owner_id: uuid.UUID) -> Begin:
+    """Announce an upload, with a part of which 3 bytes are here."""
+
+    def make(*, old: bool = False, expired: bool = False, row: bool = True) -> uuid.UUID:
+        upload_id = uuid7()
+        Parts(store).create(upload_id, expected_bytes=10)
+        part = store.root / RESUMABLE_DIR / str(upload_id)
+        part.write_bytes(b"abc")
+        if old:
+            age(part, 2 * ORPHAN_SECONDS)
+        if row:
+            with sessions.begin() as session:
+                wanted = resumable.NewUpload(
+                    id=upload_id,
+                    owner_id=owner_id,
+                    api_key_id=None,
+                    batch_id=None,
+                    idempotency_key=None,
+                    size_bytes=10,
+                    filename="a.wav",
+                    said={},
+                    metadata_sent=None,
+                )
+                keep_seconds = -1.0 if expired else 3600.0
+                resumable.create(session, wanted, keep_seconds=keep_seconds, most=100)
+        return upload_id
+
+    return make
+
+
+def tidy(sessions: Sessions, store: UploadStore) -> set[str]:
+    """Run a round; returns the parts that are left."""
+    Janitor(sessions, store, keep=Retention(), keep_keys_seconds=3600).run()
+    return {path.name for path in (store.root / RESUMABLE_DIR).iterdir()}
+
+
+def test_resumable_uploads_are_deleted_when_their_time_is_over(
+    sessions: Sessions, store: UploadStore, begin: Begin
+) -> None:
+    begin(expired=True)
+    kept = {str(begin()), str(begin(old=True))}
+
+    assert tidy(sessions, store) == kept
+    with sessions.begin() as session:
+        assert {str(row) for row in session.scalars(select(ResumableUpload.id))} == kept
+
+
+def test_parts_that_no_row_needs_are_deleted_when_they_are_old(
+    sessions: Sessions, store: UploadStore, begin: Begin
+) -> None:
+    begin(row=False, old=True)
+    young, finished = begin(row=False), begin(old=True)
+    with sessions.begin() as session:
+        assert resumable.finish(session, finished)
+
+    assert tidy(sessions, store) == {str(young)}
+    with sessions.begin() as session:
+        assert session.get(ResumableUpload, finished)
+
+
+def test_many_parts_without_rows_are_spared_for_a_week(
+    sessions: Sessions, store: UploadStore, begin: Begin
+) -> None:
+    ids = {str(begin(row=False, old=True)) for _ in range(TOO_MANY)}
+
+    assert tidy(sessions, store) == ids
+
+
+@pytest.mark.parametrize(("count", "left"), [(1, 0), (TOO_MANY, TOO_MANY)])
+def test_uploads_whose_parts_are_gone_are_forgotten_unless_all_are(
+    sessions: Sessions, store: UploadStore, begin: Begin, count: int, left: int
+) -> None:
+    for upload_id in [begin() for _ in range(count)]:
+        Parts(store).delete(upload_id)
+    with sessions.begin() as session:
+        session.execute(text("UPDATE resumable_uploads SET created_at = now() - interval '1 h'"))
+    tidy(sessions, store)
+
+    with sessions.begin() as session:
+        assert session.scalar(select(func.count(ResumableUpload.id))) == left
 
 
 def test_an_upload_whose_row_comes_between_two_rounds_is_kept(

@@ -22,7 +22,14 @@ from tests.api.conftest import Jobs, MakeKey, OneWebhook, serving
 
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 #: They take away the key that the others are asked with, or the jobs that they are asked about.
-ENDING = ("revoke_key", "rotate_key", "delete_job", "delete_webhook", "delete_batch")
+ENDING = (
+    "revoke_key",
+    "rotate_key",
+    "delete_job",
+    "delete_webhook",
+    "delete_batch",
+    "discard_upload",
+)
 
 Try = Callable[..., str]
 
@@ -33,6 +40,7 @@ def attempt(
     jobs: Jobs,
     make_webhook: Callable[..., OneWebhook],
     make_batch: Callable[..., uuid.UUID],
+    make_upload: Callable[..., uuid.UUID],
     tmp_path: Path,
 ) -> Try:
     """Run schemathesis against uvicorn; returns what it says if it finds nothing."""
@@ -54,6 +62,7 @@ def attempt(
         "WEBHOOK": str(webhook.webhook_id),
         "DELIVERY": str(webhook.delivery_id),
         "BATCH": str(make_batch("alice", completed, failed)),
+        "UPLOAD": str(make_upload("alice")),
     }
 
     def run(key: dict[str, str], *options: str) -> str:
