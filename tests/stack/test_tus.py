@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import select
 from tusclient.client import TusClient
 from tusclient.exceptions import TusUploadFailed
-from tusclient.uploader import Uploader
+from tusclient.uploader.uploader import Uploader
 
 from jobs.parts import RESUMABLE_DIR
 from models import JobStatus, ResumableUpload, TranscriptionJob
