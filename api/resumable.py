@@ -56,6 +56,12 @@ _CHECKSUM: Final = _header(
 _CHUNK: Final = {tus.MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}
 
 
+_OFFSET: Final = {
+    "Upload-Offset": {"description": "Bytes that are here.", "schema": {"type": "integer"}},
+    JOB_HEADER: {"description": "The job, once it is whole.", "schema": {"type": "string"}},
+}
+
+
 class UploadLinks(Answer):
     """Where to go from an upload; null where there is nothing."""
 
@@ -85,6 +91,7 @@ class Upload(Answer):
     operation_id="describe_uploads",
     summary="What this service speaks of tus",
     description="Needs no key.",
+    response_class=Response,
 )
 async def describe(services: ServicesDep) -> Response:
     headers = {
@@ -103,7 +110,17 @@ async def describe(services: ServicesDep) -> Response:
     summary="Announce a recording that comes in pieces",
     description="`Upload-Metadata` may hold `filename`, `filetype`, `batch_id`, and every field of"
     " `POST /transcribe`, which may stand in the query as well. A body is its first piece.",
-    responses=problems(400, 401, 403, 404, 408, 409, 410, 412, 413, 415, 422, 460, 503, 507),
+    response_class=Response,
+    responses={
+        201: {
+            "description": "It can be sent.",
+            "headers": {
+                "Location": {"description": "The upload.", "schema": {"type": "string"}},
+                **_OFFSET,
+            },
+        },
+        **problems(400, 401, 403, 404, 408, 409, 410, 412, 413, 415, 422, 460, 503, 507),
+    },
     openapi_extra={
         "parameters": [
             _VERSION,
@@ -220,13 +237,7 @@ def show(request: Request, upload_id: UploadId, principal: Reader, services: Ser
     responses={
         204: {
             "description": "It is kept.",
-            "headers": {
-                "Upload-Offset": {
-                    "description": "Bytes that are here.",
-                    "schema": {"type": "integer"},
-                },
-                JOB_HEADER: {"description": "The job.", "schema": {"type": "string"}},
-            },
+            "headers": _OFFSET,
         },
         **problems(400, 401, 403, 404, 408, 409, 410, 412, 413, 415, 422, 423, 460, 503, 507),
     },

@@ -21,6 +21,7 @@ from models import Scope
 from tests.api.conftest import Jobs, MakeKey, OneWebhook, serving
 
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
+HOOKS = CONFIGURATION.with_name("schemathesis_hooks.py")
 #: They take away the key that the others are asked with, or the jobs that they are asked about.
 ENDING = (
     "revoke_key",
@@ -73,7 +74,7 @@ def attempt(
             done = subprocess.run(
                 [program, "--config-file", str(CONFIGURATION), "run", url, *always, *options],
                 cwd=tmp_path,  # it leaves a cache of what it found
-                env={"PATH": folder, **ids},
+                env={"PATH": folder, "SCHEMATHESIS_HOOKS": str(HOOKS), **ids},
                 capture_output=True,
                 text=True,
                 timeout=240,
