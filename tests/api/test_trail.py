@@ -225,9 +225,8 @@ READS = {AuditAction.JOB_READ, AuditAction.TRANSCRIPT_READ}
 def test_every_route_that_changes_something_is_an_act():
     # signing out leaves one where somebody had signed in: see test_sessions.py
     assert {*ACTS, ("delete", "/session")} == {
-        (m, p) for m, p in OPERATIONS if m not in {"get", "head"}
+        (m, p) for m, p in OPERATIONS if m not in {"get", "head", "options"}
     }
-    assert {*ACTS} == {(m, p) for m, p in OPERATIONS if m not in {"get", "head", "options"}}
 
 
 def do(client, operation, headers, ids, said):
