@@ -99,7 +99,8 @@ class JobFilter(Page):
         None,
         min_length=1,
         max_length=MAX_SEARCH_CHARS,
-        description="Only those whose file's name holds this, in capitals or not.",
+        description="Only those whose file's name, or `title` in their metadata, holds this, in"
+        " capitals or not.",
     )
 
 

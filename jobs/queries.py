@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, Select, exists, func, select, text
+from sqlalchemy import ColumnElement, Row, Select, exists, func, or_, select, text
 from sqlalchemy.orm import Session
 
 from jobs import dead_letters
@@ -58,7 +58,7 @@ class Selection:
     owner_id: uuid.UUID | None
     status: JobStatus | None = None
     batch_id: uuid.UUID | None = None
-    #: Part of the client's name of the file.
+    #: Part of the client's name of the file, or of its ``title`` in the metadata.
     search: str | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
@@ -69,7 +69,9 @@ class Selection:
         if self.batch_id is not None:
             found.append(job.batch_id == self.batch_id)
         if self.search is not None:
-            found.append(job.client_filename.icontains(self.search, autoescape=True))
+            title = job.client_metadata["title"].astext
+            names = (job.client_filename, title)
+            found.append(or_(*(name.icontains(self.search, autoescape=True) for name in names)))
         return found
 
 

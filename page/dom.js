@@ -52,6 +52,23 @@ export function confirmed(question, verb) {
   });
 }
 
+/** Asks for a line of text; null when nothing is to be changed. */
+export function asked(question, value) {
+  return new Promise((resolve) => {
+    const field = h("input", { type: "text", "aria-label": question, value, maxlength: "200" });
+    const form = h("form", { method: "dialog", onsubmit: (event) => { event.preventDefault(); dialog.close("yes"); } },
+      h("p", {}, question), field,
+      h("div", { class: "buttons" },
+        h("button", { type: "button", onclick: () => dialog.close("") }, "Leave it"),
+        h("button", { class: "primary" }, "Save")));
+    const dialog = h("dialog", { "aria-label": question,
+      onclose: () => { dialog.remove(); resolve(dialog.returnValue === "yes" ? field.value.trim() : null); } }, form);
+    document.body.append(dialog);
+    dialog.showModal();
+    field.select();
+  });
+}
+
 /**
  * Calls again and again while the page is looked at, until it is stopped.
  *

@@ -1,11 +1,11 @@
 // One job: how it stands while it runs; its text beside its sound once it is done.
 
 import { call, get, path, post, remove } from "./api.js";
-import { confirmed, every, h, show, toast } from "./dom.js";
+import { asked, confirmed, every, h, show, toast } from "./dom.js";
 import { Player } from "./player.js";
 import { Transcript } from "./transcript.js";
 import { ask } from "./rerun.js";
-import { ago, bytes, clock, duration, language, left, model, moment, state } from "./words.js";
+import { ago, bytes, clock, duration, language, left, model, moment, name, state } from "./words.js";
 
 const FINAL = ["completed", "failed", "cancelled"];
 const FORMATS = [["txt", "Text"], ["srt", "Subtitles (SRT)"], ["vtt", "Subtitles (WebVTT)"], ["tsv", "Table (TSV)"], ["json", "Everything (JSON)"]];
@@ -31,7 +31,7 @@ class Page {
   async open() {
     this.job = await get(`/jobs/${this.jobId}`);
     if (this.closed) return;
-    document.title = `${this.job.filename} – Transcription`;
+    document.title = `${name(this.job)} – Transcription`;
     this.#build();
     this.#showHead();
     this.#addPlayer();
@@ -89,7 +89,8 @@ class Page {
       ago(job.created_at),
     ].filter(Boolean);
     show(this.head,
-      h("h1", {}, job.filename),
+      h("div", { class: "title" }, h("h1", {}, name(job)),
+        this.user.scopes.includes("jobs:write") ? h("button", { class: "small", "aria-label": "Rename", title: "Rename", onclick: () => this.#rename() }, "✎") : null),
       h("p", { class: "facts" }, h("span", { class: `pill ${kind}` }, word), " ", facts.join(" · ")),
       job.degraded ? h("p", { class: "quiet" }, "There was too little memory for the model that was asked for: a smaller one was used.") : null,
       this.#keptUntil(),
@@ -133,6 +134,10 @@ class Page {
     }
     if (job.status === "cancelled") return show(this.status, h("div", { class: "card" }, "This job was cancelled."));
     const running = news.status === "processing";
+    if (news.current_step === "fetching") {
+      const share = job.source_bytes ? ` of ${bytes(job.source_bytes)}` : "";
+      return show(this.status, h("div", { class: "card" }, h("p", {}, `The recording is being fetched: ${bytes(job.upload_bytes)}${share} so far.`)));
+    }
     const line = running
       ? [`${Math.round(news.progress)} %`, news.current_step, left(news)]
       : [state(news)[0], news.queue_position ? `place ${news.queue_position} in the queue` : null, left(news)];
@@ -339,6 +344,18 @@ class Page {
     }
   }
 
+  async #rename() {
+    const wanted = await asked("What to call it", name(this.job));
+    if (wanted === null) return;
+    await this.#try(async () => {
+      const { title: _, ...metadata } = this.job.metadata;
+      if (wanted && wanted !== this.job.filename) metadata.title = wanted;
+      this.job = await call("PATCH", `/jobs/${this.jobId}`, { body: { metadata } });
+      document.title = `${name(this.job)} – Transcription`;
+      this.#showHead();
+    });
+  }
+
   async #cancel() {
     await this.#try(async () => { await post(`/jobs/${this.jobId}/cancel`); toast("Cancelled."); await this.#refresh(); });
   }
@@ -350,7 +367,7 @@ class Page {
   }
 
   async #delete() {
-    if (!(await confirmed(`Delete “${this.job.filename}”, with its recording and its text?`, "Delete"))) return;
+    if (!(await confirmed(`Delete “${name(this.job)}”, with its recording and its text?`, "Delete"))) return;
     await this.#try(async () => { await remove(`/jobs/${this.jobId}`); toast("Deleted."); location.hash = "#/"; });
   }
 

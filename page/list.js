@@ -1,9 +1,9 @@
 // All jobs: what is sent, what waits, what is done.
 
-import { get, post, upload } from "./api.js";
+import { Sending, call, get, post } from "./api.js";
 import { languageSelect, modelSelect } from "./choices.js";
 import { every, h, show, toast } from "./dom.js";
-import { ago, bytes, clock, duration, language, state } from "./words.js";
+import { ago, bytes, clock, duration, language, name, state } from "./words.js";
 
 const PAGE = 30;
 const BUSY_SECONDS = 4;
@@ -40,10 +40,10 @@ class Page {
     this.count = h("p", { class: "quiet", role: "status" });
     this.more = h("button", { hidden: true, onclick: () => this.#more() }, "Show more");
     let typed = null;
-    this.search = h("input", { type: "search", placeholder: "Search by file name", "aria-label": "Search by file name", maxlength: "200",
+    this.search = h("input", { type: "search", placeholder: "Search by name", "aria-label": "Search by name", maxlength: "200",
       oninput: () => { clearTimeout(typed); typed = setTimeout(() => this.#reload(), 250); } });
     this.status = h("select", { "aria-label": "State", onchange: () => this.#reload() },
-      STATUSES.map(([value, name]) => h("option", { value }, name)));
+      STATUSES.map(([value, label]) => h("option", { value }, label)));
     show(this.main,
       h("h1", { class: "unseen" }, "Jobs"),
       mayWrite ? this.#dropZone() : null,
@@ -107,7 +107,7 @@ class Page {
     // rows stay where they are, so that a click or a key does not lose what it was at
     const rows = new Map([...this.list.children].map((row) => [row.dataset.id, row]));
     this.jobs.forEach((job, index) => {
-      const key = JSON.stringify([job.status, job.progress, job.current_step, job.audio_seconds, job.queue_paused, job.error_code, job.cancel_requested_at, ago(job.created_at)]);
+      const key = JSON.stringify([job.status, job.progress, job.current_step, job.audio_seconds, job.queue_paused, job.error_code, job.cancel_requested_at, job.upload_bytes, name(job), ago(job.created_at)]);
       let row = rows.get(job.job_id);
       rows.delete(job.job_id);
       if (row?.dataset.key !== key) {
@@ -135,12 +135,12 @@ class Page {
     ].filter(Boolean);
     const running = job.status === "processing";
     return h("li", { class: "row" },
-      h("a", { class: "name", href: `#/jobs/${job.job_id}` }, job.filename),
+      h("a", { class: "name", href: `#/jobs/${job.job_id}` }, name(job)),
       h("span", { class: `pill ${kind}` }, running ? `${word} ${Math.round(job.progress)} %` : word),
       h("span", { class: "facts" }, facts.join(" · ")),
-      running ? h("progress", { max: "100", value: String(job.progress), "aria-label": `Progress of ${job.filename}` }) : null,
+      running ? h("progress", { max: "100", value: String(job.progress), "aria-label": `Progress of ${name(job)}` }) : null,
       job.links.cancel && this.user.scopes.includes("jobs:write")
-        ? h("button", { class: "small", "aria-label": `Cancel ${job.filename}`, onclick: () => this.#cancel(job) }, "Cancel") : null);
+        ? h("button", { class: "small", "aria-label": `Cancel ${name(job)}`, onclick: () => this.#cancel(job) }, "Cancel") : null);
   }
 
   async #cancel(job) {
@@ -158,7 +158,7 @@ class Page {
     this.file = h("input", { type: "file", multiple: true, id: "files", class: "unseen", onchange: () => { this.#take(this.file.files); this.file.value = ""; } });
     const zone = h("section", { class: "drop", "aria-label": "Send recordings" },
       h("p", {}, h("label", { for: "files", class: "button primary" }, this.file, "Choose files"), " or drop audio or video anywhere here"),
-      this.#limits(), this.#options());
+      this.#address(), this.#limits(), this.#options());
     const over = (event) => { if (event.dataTransfer?.types.includes("Files")) { event.preventDefault(); zone.classList.add("over"); } };
     const out = (event) => { if (!event.relatedTarget) zone.classList.remove("over"); };
     const drop = (event) => {
@@ -174,10 +174,28 @@ class Page {
     return zone;
   }
 
+  /** For a recording that is elsewhere, where the service fetches such. */
+  #address() {
+    const field = h("input", { type: "url", id: "address", required: true, placeholder: "https://…" });
+    this.address = h("form", { class: "address", hidden: true, onsubmit: async (event) => {
+      event.preventDefault();
+      const form = new URLSearchParams({ ...this.#fields(), source_url: field.value.trim() });
+      try {
+        await call("POST", `/transcribe?${form}`);
+        field.value = "";
+        this.refresh();
+      } catch (error) {
+        toast(error.message, { bad: true });
+      }
+    } }, h("label", { for: "address" }, "or give an address"), field, h("button", {}, "Fetch"));
+    return this.address;
+  }
+
   #limits() {
     const line = h("p", { class: "quiet" });
     get("/limits").then((limits) => {
       this.maxBytes = limits.max_upload_bytes;
+      this.address.hidden = !limits.source_urls;
       line.textContent = `Up to ${bytes(limits.max_upload_bytes)} and ${duration(limits.max_audio_seconds)} each.`;
     }).catch(() => {});
     return line;
@@ -199,11 +217,16 @@ class Page {
         this.urgent ? [h("label", { for: "urgent" }, "Urgent: before all others"), this.urgent] : null));
   }
 
-  #take(files) {
+  #fields() {
     const fields = { word_timestamps: "true" };
     const said = { language: this.language.value, model_size: this.model?.value, task: this.task.value, initial_prompt: this.prompt.value.trim(), priority: this.urgent?.checked ? "high" : "" };
-    for (const [name, value] of Object.entries(said)) if (value) fields[name] = value;
-    for (const file of files) queue.push({ file, fields, sent: 0 });
+    for (const [field, value] of Object.entries(said)) if (value) fields[field] = value;
+    return fields;
+  }
+
+  #take(files) {
+    const fields = this.#fields();
+    for (const file of files) queue.push({ file, fields });
     send();
   }
 
@@ -220,7 +243,7 @@ function uploadRow(each) {
   each.bar = h("progress", { max: String(Math.max(1, each.file.size)), value: "0", "aria-label": `Upload of ${each.file.name}` });
   each.said = h("span", { class: "facts" }, bytes(each.file.size));
   each.again = h("button", { class: "small", hidden: true, onclick: () => { each.error = null; each.again.hidden = true; each.row.classList.remove("bad"); send(); } }, "Try again");
-  const give = h("button", { class: "small", "aria-label": `Do not send ${each.file.name}`, onclick: () => { each.request?.abort(); drop(each); } }, "✕");
+  const give = h("button", { class: "small", "aria-label": `Do not send ${each.file.name}`, onclick: () => { each.sending?.discard(); drop(each); } }, "✕");
   return h("li", { class: "row" }, h("span", { class: "name" }, each.file.name), each.said, each.bar, each.again, give);
 }
 
@@ -234,31 +257,25 @@ function send() {
   shown?.showUploads();
   for (const each of queue) {
     if (sending >= AT_ONCE) return;
-    if (!each.request && !each.error) begin(each);
+    if (!each.busy && !each.error) begin(each);
   }
 }
 
 async function begin(each) {
   sending += 1;
-  const started = Date.now();
-  if (shown?.maxBytes && each.file.size > shown.maxBytes) {
-    each.error = new Error(`The file is ${bytes(each.file.size)}; ${bytes(shown.maxBytes)} are allowed.`);
-  } else {
-    each.request = upload(each.file, each.fields, (sent, total) => {
-      each.bar.max = total;
-      each.bar.value = sent;
-      const pace = sent / Math.max(0.2, (Date.now() - started) / 1000);
-      const rest = sent < total ? `about ${duration((total - sent) / pace)} left` : "being stored";
-      each.said.textContent = `${bytes(sent)} of ${bytes(total)} · ${rest}`;
-    });
-    try {
-      await each.request;
-      drop(each);
-    } catch (error) {
-      each.error = error;
+  each.busy = true;
+  try {
+    if (shown?.maxBytes && each.file.size > shown.maxBytes) {
+      throw new Error(`The file is ${bytes(each.file.size)}; ${bytes(shown.maxBytes)} are allowed.`);
     }
+    each.sending ??= new Sending(each.file, each.fields, (sent, waiting) => tell(each, sent, waiting));
+    each.from = null;
+    await each.sending.run();
+    drop(each);
+  } catch (error) {
+    each.error = error;
   }
-  each.request = null;
+  each.busy = false;
   sending -= 1;
   if (each.error && queue.includes(each)) {
     each.row.classList.add("bad");
@@ -269,7 +286,21 @@ async function begin(each) {
   send();
 }
 
+function tell(each, sent, waiting) {
+  const total = each.file.size;
+  each.bar.value = sent;
+  if (waiting) {
+    each.from = null;
+    each.said.textContent = `${bytes(sent ?? 0)} of ${bytes(total)} · the connection broke; it goes on by itself`;
+    return;
+  }
+  each.from ??= { sent, at: Date.now() };
+  const pace = (sent - each.from.sent) / Math.max(0.2, (Date.now() - each.from.at) / 1000);
+  const rest = sent >= total ? "being stored" : pace > 0 ? `about ${duration((total - sent) / pace)} left` : "";
+  each.said.textContent = `${bytes(sent)} of ${bytes(total)}${rest && ` · ${rest}`}`;
+}
+
 /** Whether leaving the page would lose what is being sent. */
 export function isSending() {
-  return queue.some((each) => each.request);
+  return queue.some((each) => each.busy);
 }

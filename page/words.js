@@ -40,11 +40,11 @@ export function moment(time) {
   return new Date(time).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
 }
 
-const names = new Intl.DisplayNames(["en"], { type: "language", fallback: "code" });
+const languages = new Intl.DisplayNames(["en"], { type: "language", fallback: "code" });
 
 export function language(code) {
   if (!code || code === "und") return "";
-  try { return names.of(code); } catch { return code; }
+  try { return languages.of(code); } catch { return code; }
 }
 
 export function model(used) {
@@ -52,10 +52,17 @@ export function model(used) {
   return (used ?? "").split("/")[1] ?? used ?? "";
 }
 
+/** What a job is called: as somebody named it, or as its file was. */
+export function name(job) {
+  const title = job.metadata?.title;
+  return typeof title === "string" && title ? title : job.filename;
+}
+
 /** What a job's state is called, and which colour it has. */
 export function state(job) {
   if (job.status === "processing" && (job.cancel_requested_at || job.cancelling)) return ["cancelling", "wait"];
   if (job.status === "pending" && job.queue_paused) return ["paused", "wait"];
+  if (job.status === "pending" && job.current_step === "fetching") return ["being fetched", "wait"];
   if (job.status === "pending" && job.error_code) return ["will try again", "wait"];
   return {
     pending: ["waiting", "wait"],

@@ -426,6 +426,17 @@ def test_jobs_are_found_by_a_part_of_the_files_name(
     assert told["total"] == len(found)
 
 
+def test_jobs_are_found_by_their_title_as_well(
+    client: TestClient, alice: dict[str, str], jobs: Jobs
+) -> None:
+    jobs.submit(client_filename="a.mp3", client_metadata={"title": "With Ada"})
+    jobs.submit(client_filename="b.mp3", client_metadata={"title": ["Ada"], "other": "ada"})
+    jobs.submit(client_filename="c.mp3", client_metadata={"other": "ada"})
+    told = client.get("/jobs", params={"search": "ada"}, headers=alice).json()
+
+    assert [job["filename"] for job in told["jobs"]] == ["b.mp3", "a.mp3"]
+
+
 def test_the_next_page_is_of_the_same_search(
     client: TestClient, alice: dict[str, str], jobs: Jobs
 ) -> None:

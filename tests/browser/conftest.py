@@ -17,7 +17,7 @@ from keys import Grant
 from models import Scope
 from tests.api.conftest import NOWHERE, Jobs
 from tests.stack import conftest as stack_conftest
-from tests.stack.conftest import Stack, wait_for
+from tests.stack.conftest import Process, Stack, wait_for
 
 stack = stack_conftest.stack
 
@@ -29,6 +29,7 @@ FLAGS = (
     "--disable-background-networking",
     "--autoplay-policy=no-user-gesture-required",
 )
+UNLIMITED = {"RATE_LIMIT_REQUESTS": "100000"}
 #: Where pictures of the page are to be put; nowhere, unless it is said.
 PICTURES = os.environ.get("PAGE_PICTURES")
 #: What a browser says by itself: an answer that the page deals with, advice for other pages.
@@ -62,6 +63,7 @@ class Site:
     stack: Stack
     jobs: Jobs
     browser: Browser
+    web: Process
     #: What no page of ours may do: say something to the console, or call somebody else.
     wrong: list[str] = field(default_factory=list)
     contexts: list[BrowserContext] = field(default_factory=list)
@@ -72,6 +74,11 @@ class Site:
 
     def operator(self) -> str:
         return self.key("root", scopes=tuple(Scope))
+
+    def kill_web(self) -> None:
+        """Kill the web process, and start another one in its place."""
+        self.web.kill()
+        self.web, _ = self.stack.web(PORT=self.url.rpartition(":")[2], **UNLIMITED)
 
     def look(self, *, strict: bool = True, **options: Any) -> Page:
         """Open a browser's window on the page.
@@ -95,7 +102,7 @@ class Site:
         page = self.look(**options)
         page.get_by_label("API key").fill(key or self.key())
         page.get_by_role("button", name="Sign in").click()
-        page.get_by_label("Search by file name").wait_for()
+        page.get_by_label("Search by name").wait_for()
         return page
 
     def _asked(self, url: str) -> None:
@@ -112,10 +119,10 @@ def make_site(stack: Stack, browser: Browser) -> Iterator[Callable[..., Site]]:
     sites = []
 
     def make(**variables: str) -> Site:
-        process, url = stack.web(RATE_LIMIT_REQUESTS="100000", **variables)
+        process, url = stack.web(**UNLIMITED, **variables)
         wait_for(lambda: process.said("Application startup complete"), "the web process answers")
         settings = Settings(**{**NOWHERE, "state_dir": stack.folder})
-        site = Site(url, stack, Jobs(stack.sessions, settings), browser)
+        site = Site(url, stack, Jobs(stack.sessions, settings), browser, process)
         sites.append(site)
         return site
 

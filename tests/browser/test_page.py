@@ -1,6 +1,8 @@
 """The page in a real browser, from signing in to the words beside their sound."""
 
+import hashlib
 import io
+import os
 import re
 import uuid
 import wave
@@ -195,6 +197,53 @@ def test_files_are_dropped_and_refused_ones_say_why(make_site: Callable[..., Sit
     expect(page.get_by_text("large.wav")).to_have_count(0)
 
 
+def test_an_upload_goes_on_where_the_web_process_was_killed(site: Site, tmp_path: Path) -> None:
+    """And becomes one job, with every byte."""
+    recording = tmp_path / "long.wav"
+    with recording.open("wb") as file:
+        file.write(os.urandom(2**20))
+        file.truncate(200 * 2**20)
+    page = site.signed_in(strict=False)
+    page.locator("#files").set_input_files(recording)
+    until(page, "document.querySelector('.uploads progress')?.value > 2 ** 20")
+    site.kill_web()
+    expect(page.get_by_text("it goes on by itself")).to_be_visible()
+    expect(rows(page).get_by_role("link")).to_have_text(["long.wav"])
+    expect(page.get_by_role("progressbar", name="Upload of long.wav")).to_have_count(0)
+
+    with site.stack.sessions() as session:
+        job = session.scalars(select(TranscriptionJob)).one()
+    with recording.open("rb") as file:
+        assert job.upload_sha256 == hashlib.file_digest(file, "sha256").digest()
+
+
+def test_an_address_is_fetched_where_that_is_allowed(make_site: Callable[..., Site]) -> None:
+    site = make_site(SOURCE_URLS="true")
+    page = site.signed_in()
+    page.get_by_label("or give an address").fill("https://recordings.example.com/talk.mp3")
+    page.get_by_role("button", name="Fetch").click()
+    expect(rows(page).get_by_text("being fetched")).to_be_visible()
+    rows(page).get_by_role("link").click()
+    expect(page.get_by_text("The recording is being fetched: 0 B so far.")).to_be_visible()
+
+
+def test_a_job_is_named_anew(site: Site) -> None:
+    job_id = site.jobs.completed(client_metadata={"mine": [1]})
+    page = site.signed_in()
+    open_job(page, job_id)
+    page.get_by_role("button", name="Rename").click()
+    page.get_by_label("What to call it").get_by_role("textbox").fill("Talk with Ms <Lovelace>")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Talk with Ms <Lovelace>")
+    assert site.jobs.row(job_id).client_metadata == {  # type: ignore[union-attr]
+        "mine": [1],
+        "title": "Talk with Ms <Lovelace>",
+    }
+    page.get_by_role("link", name="← All jobs").click()
+    page.get_by_label("Search by name").fill("lovelace")
+    expect(rows(page).get_by_role("link")).to_have_text(["Talk with Ms <Lovelace>"])
+
+
 def test_a_job_is_cancelled_and_done_once_more_and_deleted(site: Site) -> None:
     page = site.signed_in()
     page.locator("#files").set_input_files(SAMPLES / DIGITS)
@@ -223,11 +272,11 @@ def test_jobs_are_searched_and_filtered(site: Site) -> None:
     site.jobs.completed(client_filename="Meeting done.mp3")
     page = site.signed_in()
     expect(rows(page)).to_have_count(4)
-    page.get_by_label("Search by file name").fill("MEETING")
+    page.get_by_label("Search by name").fill("MEETING")
     expect(rows(page)).to_have_count(3)
     page.get_by_label("State").select_option("completed")
     expect(rows(page).get_by_role("link")).to_have_text(["Meeting done.mp3"])
-    page.get_by_label("Search by file name").fill("nothing like that")
+    page.get_by_label("Search by name").fill("nothing like that")
     expect(page.get_by_text("No job is like that.")).to_be_visible()
 
 
@@ -261,7 +310,7 @@ def test_who_is_locked_out_is_signed_out(site: Site) -> None:
     with site.stack.sessions.begin() as session:
         mine = select(ApiKey).join(ApiKey.owner).where(Owner.name == "alice")
         keys.revoke(session, session.scalars(mine).one())
-    page.get_by_label("Search by file name").fill("anything")
+    page.get_by_label("Search by name").fill("anything")
 
     expect(page.get_by_label("API key")).to_be_visible()
 
