@@ -1,6 +1,7 @@
 """The one way in, tried from outside: what is slow, endless, too large or forged."""
 
 import json
+import re
 import select
 import socket
 import subprocess
@@ -219,6 +220,23 @@ def test_no_answer_tells_a_version(compose: Compose) -> None:
 
 
 # Whom the service takes for whom
+
+
+def test_the_page_is_signed_in_to_by_the_door(compose: Compose, key: str) -> None:
+    """A browser says which page it asks from; the door changes nothing of that."""
+    url = compose.url
+    with httpx2.Client(base_url=url, timeout=30) as browser:
+        shown = browser.get("/", headers={"Accept": "text/html"})
+        assert shown.headers["content-type"].startswith("text/html")
+        script = re.search(r'src="(/page/[^"]+/app.js)"', shown.text)
+        assert script is not None
+        assert browser.get(script[1]).headers["cache-control"].endswith("immutable")
+        signed_in = browser.post("/session", headers={"X-API-Key": key, "Origin": url})
+        assert signed_in.status_code == 201
+
+        assert browser.get("/jobs").status_code == 200
+        for origin, status in (("http://127.0.0.1:1", 401), (url, 204)):
+            assert browser.delete("/session", headers={"Origin": origin}).status_code == status
 
 
 def wrong_key(url: str, **headers: str) -> int:
