@@ -11,6 +11,15 @@ const FINAL = ["completed", "failed", "cancelled"];
 const FORMATS = [["txt", "Text"], ["srt", "Subtitles (SRT)"], ["vtt", "Subtitles (WebVTT)"], ["tsv", "Table (TSV)"], ["json", "Everything (JSON)"]];
 const READERS_KEYS = ["PageUp", "PageDown", "Home", "End", "ArrowUp", "ArrowDown"];
 const POLL_SECONDS = 5;
+const DOUBTS = {
+  loop: "the same again and again",
+  repetitive: "repeats itself",
+  low_confidence: "the model was guessing",
+  too_fast: "more than anybody says in that time",
+  in_silence: "words where nothing is to be heard",
+  no_words: "sound without words",
+  cut_off: "sound without words at the end",
+};
 
 export function view(main, jobId, user) {
   const page = new Page(main, jobId, user);
@@ -200,15 +209,20 @@ class Page {
   async #finish() {
     this.#showStatus();
     if (this.job.status !== "completed") return;
-    const [result, peaks] = await Promise.all([
+    const [result, peaks, quality] = await Promise.all([
       get(`/jobs/${this.jobId}/result?format=json`),
       get(`/jobs/${this.jobId}/peaks`).catch(() => null),
+      get(`/jobs/${this.jobId}/quality`).catch(() => null),
     ]);
     if (this.closed) return;
     this.transcript.clear();
     this.transcript.add(result.segments);
     if (this.transcript.isEmpty) this.transcript.element.append(h("p", { class: "quiet" }, "Nothing was said in this recording."));
     this.tools.hidden = this.transcript.isEmpty;
+    this.findings = quality?.findings ?? [];
+    this.transcript.doubt(quality?.suspect_segments ?? []);
+    this.checkButton.hidden = !this.findings.length;
+    this.checkButton.textContent = `Check ${this.findings.length}`;
     if (peaks) this.player?.draw(peaks);
   }
 
@@ -256,11 +270,22 @@ class Page {
         if (event.key === "Escape") { this.findField.value = ""; this.#find(); this.findField.blur(); }
       } });
     this.findCount = h("output", { class: "quiet", "aria-live": "polite" });
+    this.checkButton = h("button", { hidden: true, title: "Go to the next place that is likely to be wrong", onclick: () => this.#check() });
     this.followButton = h("button", { "aria-pressed": "true", title: "Follow what is heard (f)", onclick: () => this.#setFollow(!this.follow) }, "Follow");
     this.repeatButton = h("button", { "aria-pressed": "false", title: "Repeat this paragraph (r)", onclick: () => this.#repeat() }, "Repeat");
     return h("div", { class: "toolbar", role: "toolbar", "aria-label": "Transcript" },
-      this.findField, this.findCount, h("span", { class: "gap" }), this.repeatButton, this.followButton,
+      this.findField, this.findCount, h("span", { class: "gap" }), this.checkButton, this.repeatButton, this.followButton,
       h("button", { "aria-label": "Keyboard shortcuts", title: "Keyboard shortcuts (?)", onclick: () => this.#keys() }, "?"));
+  }
+
+  /** Goes to the next place that somebody should look at. */
+  #check() {
+    this.checked = ((this.checked ?? -1) + 1) % this.findings.length;
+    const found = this.findings[this.checked];
+    this.#setFollow(false);
+    this.transcript.show(found.start);
+    this.player?.seek(found.start);
+    this.findCount.textContent = `${this.checked + 1} of ${this.findings.length}, ${clock(found.start)}: ${DOUBTS[found.code] ?? found.code}`;
   }
 
   #find() {

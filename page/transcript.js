@@ -23,6 +23,7 @@ export class Transcript {
     this.paragraphs = [];
     this.starts = [];
     this.ends = [];
+    this.segments = []; // [first word, last word] of each
     this.places = []; // [paragraph, offset, length] of each word
     this.lit = -1;
     this.litParagraph = null;
@@ -34,8 +35,10 @@ export class Transcript {
   add(segments) {
     const grown = new Set();
     for (const segment of segments) {
+      const first = this.starts.length;
       const words = segment.words?.length ? segment.words : [{ ...segment, word: segment.text }];
       for (const word of words) grown.add(this.#word(word.word ?? "", word.start, word.end));
+      this.segments.push([first, this.starts.length - 1]);
     }
     for (const paragraph of grown) paragraph.node.data = paragraph.text;
   }
@@ -53,6 +56,7 @@ export class Transcript {
     this.paragraphs = [];
     this.starts = [];
     this.ends = [];
+    this.segments = [];
     this.places = [];
     this.lit = -1;
     this.litParagraph = null;
@@ -137,6 +141,22 @@ export class Transcript {
   step(seconds, by) {
     const now = this.paragraphs.findLastIndex((paragraph) => paragraph.start <= seconds + 0.05);
     return this.paragraphs[Math.max(0, Math.min(now + by, this.paragraphs.length - 1))]?.start;
+  }
+
+  /** Marks segments that somebody should look at. */
+  doubt(numbers) {
+    const ranges = [];
+    for (const number of numbers) {
+      const [first, last] = this.segments[number] ?? [0, -1];
+      for (let word = first; word <= last; word += 1) ranges.push(this.#range(...this.places[word]));
+    }
+    this.#mark("doubt", ranges);
+  }
+
+  /** Shows what was said then. */
+  show(seconds) {
+    const found = this.paragraphs.findLast((paragraph) => paragraph.start <= seconds + 0.05) ?? this.paragraphs[0];
+    found?.element.scrollIntoView({ block: "center" });
   }
 
   // Finding

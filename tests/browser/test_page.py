@@ -470,6 +470,17 @@ def test_following_yields_to_the_reader(site: Site, long_job: uuid.UUID) -> None
     expect(page.get_by_role("button", name="Follow")).to_have_attribute("aria-pressed", "true")
 
 
+def test_what_is_likely_to_be_wrong_is_shown(site: Site) -> None:
+    words = [*WORDS, *["so", "he", "said"] * 12, *WORDS]
+    page = site.signed_in()
+    open_job(page, site.jobs.completed("alice", spoken(words)))
+    page.get_by_role("button", name="Check 2").click()
+    expect(page.get_by_text("1 of 2, 0:00: the same again and again")).to_be_visible()
+    page.get_by_role("button", name="Check 2").click()
+    expect(page.get_by_text("2 of 2, 0:10: the same again and again")).to_be_visible()
+    assert page.evaluate("CSS.highlights.get('doubt').size") == 40
+
+
 def test_the_waveform_outlives_the_recording(site: Site) -> None:
     job_id = site.jobs.completed("alice", spoken(WORDS))
     with site.stack.sessions.begin() as session:
