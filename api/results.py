@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -57,9 +57,12 @@ _RESULT: Final[Responses] = {
         },
     }
 }
+_UPLOAD_TYPES: Final[dict[str, dict[str, Any]]] = {
+    media_type: {} for media_type in (UNKNOWN_TYPE, *(row[2] for row in SIGNATURES))
+}
 _AUDIO: Final[Responses] = {
-    200: {"description": "The upload.", "content": {UNKNOWN_TYPE: {}}},
-    206: {"description": "The part of it that `Range` asks for.", "content": {UNKNOWN_TYPE: {}}},
+    200: {"description": "The upload.", "content": _UPLOAD_TYPES},
+    206: {"description": "The part of it that `Range` asks for.", "content": _UPLOAD_TYPES},
 }
 
 
