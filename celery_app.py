@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import redis
 from celery import Celery
+from celery.concurrency.thread import TaskPool
 from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
 from kombu.transport import TRANSPORT_ALIASES
@@ -128,6 +129,26 @@ class Transport(redis_transport.Transport):
     """Redis, through such channels."""
 
     Channel = Channel
+
+
+class Threads(TaskPool):
+    """Celery's threads, all started at once.
+
+    Started when first needed, one may be refused by the kernel (no memory, too many processes), and
+    Celery's consumer ends of that, while the attempts beside it could go on.
+    """
+
+    executor: ThreadPoolExecutor  # unknown to Celery's types
+
+    def on_start(self) -> None:
+        gate = threading.Barrier(self.limit + 1)
+        try:
+            for _ in range(self.limit):
+                self.executor.submit(gate.wait)  # none is idle before all are there
+            gate.wait()
+        except RuntimeError:  # a broken barrier is one, too
+            gate.abort()
+            raise
 
 
 def make_celery(settings: Settings) -> Celery:

@@ -31,7 +31,7 @@ from sqlalchemy.orm import Session
 import courier
 import model_setup
 import tasks
-from celery_app import DLQ, Doorbell, make_celery, make_redis, send
+from celery_app import DLQ, Doorbell, Threads, make_celery, make_redis, send
 from config import PROJECT_DIR, VERSION, Settings
 from database import get_db_session, make_engine, make_sessions
 from errors import LeaseLost, ModelUnavailable, ServiceError, SettingsError, Stalled
@@ -224,10 +224,10 @@ class ModelWorker:
 class Maintenance:
     """The parts of a process that keeps jobs moving and loads no model."""
 
-    exit_status = 0
     end_seconds = EXIT_SECONDS
 
     def __init__(self, settings: Settings, app: Celery) -> None:
+        self.exit_status = 0
         self.sessions = make_sessions(make_engine(settings, name="maintenance"))
         auditor = make_auditor(settings, self.sessions)
         self._presence = Presence(
@@ -254,8 +254,12 @@ class Maintenance:
             loop.start()
         self._presence.start()
 
-    def drain(self) -> None:
+    def drain(self, *, exit_status: int = 0) -> None:
+        """Begin the end, in a thread of its own; a second call does nothing."""
+        if self.draining.is_set():
+            return
         self.draining.set()
+        self.exit_status = exit_status
         threading.Thread(target=self._end, name="drain", daemon=True).start()
 
     def _end(self) -> None:
@@ -265,7 +269,7 @@ class Maintenance:
         self.left.set()
         time.sleep(EXIT_SECONDS)
         logging.shutdown()
-        os._exit(0)
+        os._exit(self.exit_status)
 
 
 def make_uploads(settings: Settings) -> UploadStore:
@@ -318,12 +322,20 @@ def run(app: Celery, process: ModelWorker | Maintenance, queues: Sequence[str], 
         warnings.simplefilter("ignore", noise)  # told many times, of settings that we chose
     if os.geteuid() == 0:
         logger.warning("running as root: better as a user of its own")
+
+    class Worker(app.Worker):  # type: ignore[misc, name-defined]  # made by Celery's instance
+        """Celery's, which drains whatever it ends of: an error in its own loop, too."""
+
+        def stop(self, in_sighandler: bool = False, exitcode: int | None = None) -> None:
+            process.drain(exit_status=exitcode or 0)
+            super().stop(in_sighandler, exitcode)
+
     worker_ready.connect(ready)
     worker_shutting_down.connect(stopping)
     process.start()
-    worker = app.Worker(
+    worker = Worker(
         hostname=process.name,
-        pool_cls="threads",
+        pool_cls=Threads,
         concurrency=slots,
         queues=list(queues),
         without_gossip=True,

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +36,7 @@ from celery_app import (
     TRANSCRIBE,
     WINDOW_KEY,
     Doorbell,
+    Threads,
     make_celery,
     make_redis,
     send,
@@ -336,3 +338,31 @@ def test_a_mistake_of_ours_is_not_taken_for_an_outage() -> None:
     with pytest.raises(TypeError):
         bell.ring(TRANSCRIBE, JOB_ID, "high")
     bell.close()
+
+
+def test_all_threads_of_a_worker_are_there_before_its_first_job() -> None:
+    pool = Threads(3)
+    pool.start()
+    threads = [t for t in threading.enumerate() if t in pool.executor._threads]
+    pool.stop()
+
+    assert len(threads) == 3
+
+
+def test_a_worker_that_is_refused_a_thread_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+    started: list[threading.Thread] = []
+
+    def refuse_the_second(thread: threading.Thread) -> None:
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    pool = Threads(2)
+    monkeypatch.setattr(threading.Thread, "start", refuse_the_second)
+    with pytest.raises(RuntimeError, match="new thread"):
+        pool.start()
+    pool.executor.shutdown()
+
+    assert not started[0].is_alive()

@@ -4,11 +4,14 @@ import signal
 from pathlib import Path
 
 import pytest
+from celery.platforms import EX_FAILURE
 
 from tests.chaos.conftest import (
+    DISPATCH,
     HEARTBEAT,
     LONG_TEXT,
     REAPED,
+    REDISPATCH,
     SHORT_TEXT,
     WINDOW,
     Chaos,
@@ -216,6 +219,28 @@ def test_whatever_an_engine_raises_costs_no_slot(chaos: Chaos, kind: str) -> Non
     assert words_of(chaos.stack, job_id) == SHORT_TEXT
     assert chaos.end_of(after).status == "completed"
     assert worker.popen.poll() is None
+    chaos.check()
+
+
+@pytest.mark.fault("F50", "Celery's own loop ends by an error in mid-job")
+def test_a_worker_whose_celery_ends_finishes_what_it_has_and_exits(chaos: Chaos) -> None:
+    chaos.stack.maintenance()
+    room = {"CELERY_CONCURRENCY": "2", "DRAIN_SECONDS": "30"}
+    first = chaos.stack.start("worker", "-m", "tests.chaos.ending_worker", **room)
+    wait_for(lambda: first.said("ready"), "the worker is ready")
+    running = chaos.submit_null(10, 0.3)
+    chaos.stack.wait_for_windows(running, 1)
+    lost = chaos.submit_null(1)
+    wait_for(lambda: first.said("Unrecoverable error"), "Celery ends")
+    with chaos.recovery(REDISPATCH + DISPATCH):
+        second = chaos.worker()
+        chaos.is_taken(lost, epoch=1)
+    finished, other = chaos.end_of(running), chaos.end_of(lost)
+
+    assert first.wait() == EX_FAILURE
+    assert (finished.status, finished.attempt, finished.lease_epoch) == ("completed", 1, 1)
+    assert (other.status, other.attempt) == ("completed", 1)
+    assert second.popen.poll() is None
     chaos.check()
 
 
