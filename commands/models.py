@@ -1,4 +1,4 @@
-"""Model files: fetch and convert them."""
+"""Model files: list, fetch and convert them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,34 @@ from typing import Annotated
 
 import typer
 
+from commands.terminal import print_table
 from config import Settings
 from speech import engines
 from speech.engines import ModelKey, ModelStore, catalogue
 
 app = typer.Typer(help="Model files.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_models() -> None:
+    """List the models that there are, and which of them are here for WHISPER_ENGINE."""
+    settings = Settings.from_env()
+    store = ModelStore(settings.models_path, download_allowed=False)
+    rows = []
+    for spec in catalogue.MODELS.values():
+        key = ModelKey(settings.whisper_engine, spec.name, "cpu", "float32")
+        also = [alias for alias, name in catalogue.ALIASES.items() if name == spec.name]
+        here = engines.find(key, store)
+        rows.append(
+            (
+                " = ".join((spec.name, *also)),
+                f"{spec.parameters / 1e6:.0f} M",
+                f"{spec.download_bytes / 1e6:.0f} MB",
+                "English" if not spec.multilingual else f"{len(spec.languages)} languages",
+                str(here or "-"),
+            )
+        )
+    print_table(("model", "numbers", "download", "knows", "here"), rows)
 
 
 @app.command("pull")

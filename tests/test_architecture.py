@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 
 ROWS = (
-    {"errors"},
+    {"errors", "transcription_client"},
     {"config", "config_values", "machine", "redaction", "retries", "telemetry"},
     {"speech", "local_servers", "outgoing"},
     {"models"},
@@ -99,6 +99,8 @@ CALLERS = {
     "welcome": "the same",
     "speech.engines.converted": "Hugging Face",
     "speech.engines.downloads": "openai-whisper's servers, or MODEL_BASE_URL",
+    "transcription_client.logins": "nobody: it takes addresses apart",
+    "transcription_client.server": "the service that whoever types it names",
 }
 #: What stands below a module and is none of its business all the same; and other people's code.
 NEVER: Mapping[str, set[str]] = {
@@ -128,6 +130,8 @@ NEVER: Mapping[str, set[str]] = {
     "attempts": {"api", "app", "celery", "kombu", *ENGINES, *HTTP},
     "tasks": {"api", "app", *ENGINES, *HTTP},
     "telemetry": {"config", *BROKER, *DATABASE, *ENGINES, *HTTP},
+    # a wheel of its own, for machines that have nothing else of ours
+    "transcription_client": {*BROKER, *DATABASE, *ENGINES, *HTTP},
     "webhooks": {"celery_app", "speech", *BROKER, *ENGINES, *HTTP},
     "workbench": {"api", "app", "celery", "kombu", *ENGINES, *HTTP},
     "worker": {"api", "app", *ENGINES, *HTTP},
