@@ -256,7 +256,9 @@ class LocalServer(ABC):
         pids = {process.pid for process in family}
         for process in family:
             with contextlib.suppress(psutil.Error):
-                is_main = Path(process.cmdline()[0]).name == self.program
+                # of a child that has just ended nothing is left to read
+                words = process.cmdline()
+                is_main = bool(words) and Path(words[0]).name == self.program
                 if is_main and process.ppid() not in pids:
                     return process
         return None

@@ -12,7 +12,7 @@ import redis
 import sqlalchemy
 
 from errors import LocalServerFailed
-from local_servers import PostgresServer
+from local_servers import PostgresServer, programs
 from local_servers.server import LocalServer
 from tests.local_servers.conftest import MakeServer, as_ordinary_user, as_root_only, kill
 
@@ -184,6 +184,24 @@ def test_a_server_that_answers_no_more_is_replaced(
 
     assert not old.is_running() or old.status() == psutil.STATUS_ZOMBIE
     assert answers(server.url)
+
+
+def test_a_child_that_ends_while_it_is_looked_at_is_not_the_server(
+    kind: type[LocalServer], make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = make_server(kind)
+    pid = _pid_of(server)
+    found, read = programs.running, psutil.Process.cmdline
+    ending = psutil.Process()
+
+    def cmdline(process: psutil.Process) -> list[str]:
+        # so it is for the moment in which its memory is gone and it is no zombie yet
+        return [] if process == ending else read(process)
+
+    monkeypatch.setattr(psutil.Process, "cmdline", cmdline)
+    monkeypatch.setattr(programs, "running", lambda *of: [ending, *found(*of)])
+
+    assert server.pid == pid
 
 
 def _pid_of(server: LocalServer) -> int:
