@@ -141,6 +141,7 @@ def test_every_setting_that_was_kept_is_told() -> None:
 
 def test_every_setting_that_is_told_is_there() -> None:
     others = {"TORCH_INDEX", "FLOWER_BASIC_AUTH", "SECRETS_DIR", "SSL_CERT_FILE"}
+    others |= {"TRANSCRIPTION_KEY", "TRANSCRIPTION_URL"}  # the client's
     others |= {*config.RETIRED, *config.RENAMED}
     told = {name for paper in PAPERS for name in variables(paper.read_text("utf-8")) if "_" in name}
 
