@@ -117,15 +117,15 @@ class Bars:
 
     def sending(self, name: str, sent: int, total: int) -> None:
         task = self._task(name)
-        self._progress.update(
-            task, total=total, completed=sent, rest=f"{size(sent)} of {size(total)}"
-        )
+        rest = f"{size(sent)} of {size(total)} sent"
+        self._progress.update(task, total=total, completed=sent, rest=rest, sending=True)
 
     def follow(self, name: str, job: Job) -> None:
         ended = job["status"] in FINAL
         done = 100.0 if ended else job["progress"]
         rest = job["status"] if ended else state(job)
-        self._progress.update(self._task(name), total=100, completed=done, rest=rest)
+        task = self._task(name)
+        self._progress.update(task, total=100, completed=done, rest=rest, sending=False)
         if ended:
             self._progress.stop_task(self._tasks[name])
 
@@ -135,7 +135,7 @@ class Bars:
     def _task(self, name: str) -> TaskID:
         if name not in self._tasks:
             shown = plain(name)
-            self._tasks[name] = self._progress.add_task("", name=shown, rest="")
+            self._tasks[name] = self._progress.add_task("", name=shown, rest="", sending=True)
         return self._tasks[name]
 
 
@@ -144,7 +144,9 @@ class Rest(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """Draw it; names and messages are no markup."""
-        return Text(plain(task.fields["rest"]))
+        left = task.time_remaining if task.fields["sending"] else None
+        rest = plain(task.fields["rest"])
+        return Text(f"{rest}, about {duration(left)} left" if left else rest)
 
 
 def state(job: Job, *, step: int = 1) -> str:
