@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from transcription_client.logins import DEFAULT_URL, Login, Logins, clean
 from transcription_client.options import fields_of, formats_of
 from transcription_client.server import Server
 from transcription_client.transcribing import Outcome, Transcriber, Wish
-from transcription_client.troubles import STOPPED, JobTrouble, WrongUse
+from transcription_client.troubles import STOPPED, JobTrouble, Unreachable, WrongUse
 from transcription_client.watch_command import watch
 from transcription_client.words import plain
 
@@ -114,9 +115,9 @@ def transcribe(  # noqa: PLR0913, PLR0917 - what can be typed
             try:
                 with display:
                     Transcriber(connected, display).run(outcomes, wish)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, Unreachable):
                 printing.say_how_to_go_on(outcomes)
-                raise typer.Exit(STOPPED) from None
+                raise
     printing.print_outcomes(outcomes, as_json=as_json, waited=wish.wait or local)
     raise typer.Exit(max(outcome.status for outcome in outcomes))
 
@@ -257,7 +258,20 @@ COMMANDS: Final[dict[str, Callable[..., None]]] = {
 def add_to(app: typer.Typer, *, panel: str | None = None) -> None:
     """Add all commands to a command line, under a headline of their own if one is given."""
     for name, command in COMMANDS.items():
-        app.command(name, rich_help_panel=panel)(command)
+        app.command(name, rich_help_panel=panel)(_stoppable(command))
+
+
+def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, which Ctrl-C gives a status of its own."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except KeyboardInterrupt:
+            raise typer.Exit(STOPPED) from None
+
+    return run
 
 
 def _read_key() -> str:
@@ -304,7 +318,7 @@ def _wait_for(
     try:
         with display:
             Transcriber(server, display).finish(outcomes, wish)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Unreachable):
         printing.say_how_to_go_on(outcomes)
-        raise typer.Exit(STOPPED) from None
+        raise
     return outcomes

@@ -10,6 +10,7 @@ from typing import Final
 
 from transcription_client.display import FINAL
 from transcription_client.server import Job, Server
+from transcription_client.troubles import JobTrouble, Trouble, WrongUse
 
 #: Between two questions after one job.
 PAUSE_SECONDS: Final = 1.0
@@ -23,17 +24,21 @@ Told = Callable[[Job], object]
 
 def wait(
     server: Server, job_ids: Iterable[str], told: Told, pause: Callable[[float], None]
-) -> dict[str, Job]:
-    """Ask after jobs until all have ended; returns them by their ids.
+) -> dict[str, Job | Trouble]:
+    """Ask after jobs until all have ended; returns them by their ids, or why they are no more.
 
     Raises:
-        Trouble: One cannot be asked after.
+        NotAllowed, Unreachable: None of them can be asked after.
     """
-    ended: dict[str, Job] = {}
+    ended: dict[str, Job | Trouble] = {}
     open_ids = list(dict.fromkeys(job_ids))
     while open_ids:
         for job_id in open_ids:
-            job = server.job(job_id)
+            try:
+                job = server.job(job_id)
+            except (JobTrouble, WrongUse) as trouble:
+                ended[job_id] = trouble
+                continue
             told(job)
             if job["status"] in FINAL:
                 ended[job_id] = job
@@ -56,11 +61,11 @@ def write(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-            new.chmod(0o666 & ~_umask())
-            new.replace(path)
         except BaseException:
             new.unlink(missing_ok=True)
             raise
+    new.chmod(0o666 & ~_umask())
+    new.replace(path)
 
 
 def _umask() -> int:

@@ -28,7 +28,7 @@ def say_how_to_go_on(outcomes: Sequence[Outcome]) -> None:
     sent = [outcome.job_id for outcome in outcomes if outcome.job_id]
     if sent:
         typer.echo("Stopped. The jobs go on; for what comes of them:", err=True)
-        typer.echo(f"    {Path(sys.argv[0]).name} result {' '.join(sent)}", err=True)
+        typer.echo(f"    {_program()} result {' '.join(sent)}", err=True)
     unsent = [outcome.name for outcome in outcomes if not outcome.job_id and not outcome.trouble]
     if unsent:
         names = ", ".join(map(plain, unsent))
@@ -50,7 +50,7 @@ def print_outcomes(outcomes: Sequence[Outcome], *, as_json: bool, waited: bool) 
 
 def _print_result(outcome: Outcome, *, headline: bool) -> None:
     for path in outcome.files:
-        typer.echo(path)
+        typer.echo(plain(str(path)))
     if outcome.transcripts and headline:
         typer.echo(f"==> {plain(outcome.name)} <==")
     for content in outcome.transcripts.values():
@@ -115,3 +115,11 @@ def _when(time: str | None) -> str:
     if time is None:
         return "-"
     return datetime.fromisoformat(time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _program() -> str:
+    """What is typed to start this."""
+    path = Path(sys.argv[0])
+    if path.name == "__main__.py":
+        return "python -m transcription_client"
+    return f"python {sys.argv[0]}" if path.suffix == ".py" else path.name

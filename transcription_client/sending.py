@@ -9,9 +9,11 @@ Source: https://tus.io/protocols/resumable-upload, version 1.0.0 (2016-03-25).
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,8 @@ from transcription_client.troubles import Trouble, WrongUse
 
 TUS: Final[Mapping[str, str]] = {"Tus-Resumable": "1.0.0"}
 PIECE_BYTES: Final = 2**18
+#: Notes are older than what any service keeps of an upload after so long.
+KEPT_SECONDS: Final = 30 * 86_400.0
 #: The upload is no more: it expired, or another service answers at this address.
 GONE: Final = 404
 #: We are wrong about how much is there: somebody else sends it, too.
@@ -195,7 +199,7 @@ def _rest(recording: Recording, at: int, progress: Progress) -> Iterator[bytes]:
 
 
 def _base64(text: str) -> str:
-    return base64.b64encode(text.encode()).decode("ascii")
+    return base64.b64encode(text.encode(errors="replace")).decode("ascii")
 
 
 def _read(note: Path) -> str | None:
@@ -207,6 +211,10 @@ def _read(note: Path) -> str | None:
 
 def _write(note: Path, place: str) -> None:
     note.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for old in note.parent.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - old.stat().st_mtime > KEPT_SECONDS:
+                old.unlink()
     new = note.with_suffix(".new")
     new.write_text(place, "ascii")
     new.replace(note)

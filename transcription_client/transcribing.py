@@ -14,7 +14,7 @@ from transcription_client import following
 from transcription_client.display import Display
 from transcription_client.sending import Recording, Sender
 from transcription_client.server import Job, Server
-from transcription_client.troubles import JobTrouble, NotAllowed, Trouble
+from transcription_client.troubles import JobTrouble, NotAllowed, Trouble, Unreachable
 
 COMPLETED: Final = "completed"
 #: What an address begins with that the service is to fetch from.
@@ -91,7 +91,7 @@ class Transcriber:
         """Send, wait and fetch, as is wished; what goes wrong with one stops no other.
 
         Raises:
-            NotAllowed: The key is not taken, so no other would be.
+            NotAllowed, Unreachable: So no other could be sent or asked after.
         """
         for outcome in outcomes:
             self._try(outcome, functools.partial(self._submit, fields=wish.fields))
@@ -102,7 +102,7 @@ class Transcriber:
         """Wait for what was sent, and fetch it.
 
         Raises:
-            NotAllowed: The key is not taken.
+            NotAllowed, Unreachable: None can be asked after.
         """
         sent = {outcome.job_id: outcome for outcome in outcomes if outcome.job_id}
 
@@ -112,13 +112,17 @@ class Transcriber:
         ended = following.wait(self._server, sent, tell, self._pause)
         stems = following.free_names((job_id, sent[job_id].name) for job_id in sent)
         for job_id, outcome in sent.items():
-            outcome.job = ended[job_id]
+            found = ended[job_id]
+            if isinstance(found, Trouble):
+                outcome.trouble = found
+                continue
+            outcome.job = found
             self._try(outcome, functools.partial(self._fetch, wish=wish, stem=stems[job_id]))
 
     def _try(self, outcome: Outcome, do: Callable[[Outcome], None]) -> None:
         try:
             do(outcome)
-        except NotAllowed:
+        except (NotAllowed, Unreachable):
             raise
         except Trouble as trouble:
             outcome.trouble = trouble

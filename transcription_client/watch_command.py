@@ -13,7 +13,7 @@ from transcription_client import options
 from transcription_client.connecting import connect
 from transcription_client.display import make_display
 from transcription_client.options import fields_of, formats_of
-from transcription_client.troubles import STOPPED, JobTrouble, WrongUse
+from transcription_client.troubles import JobTrouble, WrongUse
 from transcription_client.watching import Rules, Watch
 
 
@@ -108,7 +108,9 @@ def watch(  # noqa: PLR0913, PLR0917 - what can be typed
                 watching.run(once=once)
         except KeyboardInterrupt:
             typer.echo("Stopped. What was sent goes on; start the watch again for it.", err=True)
-            raise typer.Exit(STOPPED) from None
+            raise
+        finally:
+            watching.close()
     raise typer.Exit(JobTrouble.status if watching.failed else 0)
 
 

@@ -7,14 +7,18 @@ there, or its error file: whoever deletes that has it tried again.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import os
+import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from transcription_client import following
 from transcription_client.display import FINAL, Display
@@ -22,12 +26,17 @@ from transcription_client.folders import Found, Stability, find, in_order, is_ol
 from transcription_client.sending import Recording, Sender
 from transcription_client.server import Job, Server
 from transcription_client.transcribing import COMPLETED, why
-from transcription_client.troubles import NotAllowed, Trouble, Unreachable, WrongUse
+from transcription_client.troubles import (
+    JobTrouble,
+    NotAllowed,
+    Trouble,
+    Unreachable,
+    WrongUse,
+)
 
-JOURNAL: Final = ".transcription-watch.json"
+JOURNAL: Final = ".transcription-watch.db"
 #: How long between two questions after jobs that are under way.
 ASK_SECONDS: Final = 2.0
-GONE: Final = frozenset({404, 410})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,39 +58,76 @@ class Rules:
     at_once: int = 4
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """What is known of a file that was sent."""
+
+    #: See ``Found.mark``.
+    mark: str
+    #: What its transcript is called, without its ending.
+    name: str
+    #: The job that is under way.
+    job: str | None
+    #: The job that ended last.
+    last: str | None
+
+
 class Journal:
-    """What was sent, by the file's path: ``mark``, ``job`` and ``name``, that of its transcript."""
+    """What was sent, by the file's path; kept in the folder of transcripts, and by one watch."""
 
     def __init__(self, output: Path) -> None:
         """Read what an earlier watch noted.
 
         Raises:
-            WrongUse: It cannot be read.
+            WrongUse: It cannot be read or written, or another watch has it.
         """
         self._path = output / JOURNAL
         try:
-            read = json.loads(self._path.read_text("utf-8"))
-            self.entries: dict[str, dict[str, Any]] = dict(read["files"])
-        except FileNotFoundError:
-            self.entries = {}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise WrongUse(f"{self._path} cannot be read ({error}): delete it.") from None
+            output.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(self._path, timeout=0, isolation_level=None)
+        except (OSError, sqlite3.Error) as error:
+            raise WrongUse(f"{self._path}: {error}.") from None
+        with self._told():
+            # held until this process ends, however it does
+            self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._database.execute("BEGIN EXCLUSIVE")
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS files"
+                " (path BLOB PRIMARY KEY, mark TEXT, name BLOB, job TEXT, last TEXT)"
+            )
+            self._database.execute("COMMIT")
+            rows = self._database.execute("SELECT path, mark, name, job, last FROM files")
+            self.entries = {
+                os.fsdecode(path): Entry(mark=mark, name=os.fsdecode(name), job=job, last=last)
+                for path, mark, name, job, last in rows
+            }
 
-    def note(self, path: str, entry: dict[str, Any] | None) -> None:
-        """Keep an entry, or forget it.
+    def note(self, path: str, entry: Entry) -> None:
+        """Keep an entry.
 
         Raises:
             WrongUse: It cannot be written.
         """
-        if entry is None:
-            self.entries.pop(path, None)
-        else:
-            self.entries[path] = entry
-        content = json.dumps({"files": self.entries}, indent=1, ensure_ascii=False)
+        self.entries[path] = entry
+        with self._told():
+            self._database.execute(
+                "REPLACE INTO files (path, mark, name, job, last) VALUES (?, ?, ?, ?, ?)",
+                (os.fsencode(path), entry.mark, os.fsencode(entry.name), entry.job, entry.last),
+            )
+
+    def close(self) -> None:
+        self._database.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
         try:
-            following.write(self._path, content.encode())
-        except OSError as error:
-            raise WrongUse(f"{self._path}: {error.strerror}.") from None
+            yield
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+                raise WrongUse(f"Another watch writes into {self._path.parent}.") from None
+            raise WrongUse(f"{self._path}: {error}.") from None
+        except sqlite3.DatabaseError as error:
+            raise WrongUse(f"{self._path} cannot be read ({error}): delete it.") from None
 
 
 class Watch:
@@ -124,7 +170,7 @@ class Watch:
                 if self._clock() >= next_scan:
                     due, unsure = self._scan()
                     next_scan = self._clock() + self._rules.scan_seconds
-                due = self._send(due)
+                self._send(due)
                 self._ask()
             except Unreachable as trouble:
                 self._display.say(f"{trouble.message} The watch goes on.")
@@ -134,10 +180,13 @@ class Watch:
             left = max(0.0, next_scan - self._clock())
             self._pause(min(ASK_SECONDS, left) if running or due else left)
 
-    def _running(self) -> dict[str, dict[str, Any]]:
-        return {
-            path: entry for path, entry in self._journal.entries.items() if entry["job"] is not None
-        }
+    def close(self) -> None:
+        self._journal.close()
+
+    def _running(self) -> dict[str, str]:
+        """The jobs that are under way, by the files' paths."""
+        entries = self._journal.entries.items()
+        return {path: entry.job for path, entry in entries if entry.job is not None}
 
     def _scan(self) -> tuple[list[Found], bool]:
         """The files that are due, in their order; and whether others may still be."""
@@ -154,9 +203,9 @@ class Watch:
         entry = self._journal.entries.get(str(file.path))
         if entry is None:
             return self._is_written(self._name_of(file))
-        if entry["mark"] != file.mark:
+        if entry.mark != file.mark:
             return False
-        return entry["job"] is not None or self._is_written(entry["name"])
+        return entry.job is not None or self._is_written(entry.name)
 
     def _is_written(self, name: str) -> bool:
         paths = [self._rules.output / f"{name}.{form}" for form in self._rules.formats]
@@ -169,23 +218,20 @@ class Watch:
         """What its transcript is called, without its ending."""
         entry = self._journal.entries.get(str(file.path))
         if entry is not None:
-            return str(entry["name"])
+            return entry.name
         inside = file.path.relative_to(file.folder)
-        taken = {entry["name"] for entry in self._journal.entries.values()}
+        taken = {entry.name for entry in self._journal.entries.values()}
         for candidate in (inside.with_suffix(""), inside):
             if str(candidate) not in taken:
                 return str(candidate)
         known = hashlib.sha256(str(file.path).encode()).hexdigest()
         return f"{inside} {known[:8]}"
 
-    def _send(self, due: list[Found]) -> list[Found]:
-        """Send as many as there is room for; returns the others."""
-        waiting = list(due)
-        while waiting and len(self._running()) < self._rules.at_once:
-            file = waiting[0]
-            self._submit(file)
-            waiting.pop(0)
-        return waiting
+    def _send(self, due: list[Found]) -> None:
+        """Send as many as there is room for, and take them off the list."""
+        while due and len(self._running()) < self._rules.at_once:
+            self._submit(due[0])
+            due.pop(0)
 
     def _submit(self, file: Found) -> None:
         name = self._name_of(file)
@@ -205,10 +251,11 @@ class Watch:
             if trouble.answered is None:
                 self._display.say(trouble.message)  # gone or changed meanwhile
                 return
-            self._fail(str(file.path), name, file.mark, trouble.message)
+            entry = Entry(mark=file.mark, name=name, job=None, last=None)
+            self._fail(str(file.path), entry, trouble.message)
             return
         self._error_file(name).unlink(missing_ok=True)
-        entry = {"mark": file.mark, "job": job_id, "name": name}
+        entry = Entry(mark=file.mark, name=name, job=job_id, last=None)
         self._journal.note(str(file.path), entry)
 
     def _submission(self, file: Found) -> str:
@@ -217,7 +264,7 @@ class Watch:
         Unless it is sent once more because that one failed, or its transcript was thrown away.
         """
         entry = self._journal.entries.get(str(file.path))
-        last = entry.get("last") if entry else None
+        last = entry.last if entry else None
         what = [str(file.path), file.mark, last, sorted(self._rules.fields.items())]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
@@ -229,33 +276,35 @@ class Watch:
         return {"priority": "high"} if self._may_use_high else {}
 
     def _ask(self) -> None:
-        for path, entry in self._running().items():
+        for path, job_id in self._running().items():
+            entry = self._journal.entries[path]
+            ended = dataclasses.replace(entry, job=None, last=job_id)
             try:
-                job = self._server.job(entry["job"])
-            except WrongUse as trouble:
-                if trouble.answered not in GONE:
+                job = self._server.job(job_id)
+                self._display.follow(Path(path).name, job)
+                if job["status"] == COMPLETED:
+                    self._write(entry.name, job)
+            except (JobTrouble, WrongUse) as trouble:
+                if trouble.answered is None:
                     raise
-                self._display.say(f"{Path(path).name}: its job was deleted")
-                self._journal.note(path, {**entry, "job": None, "last": entry["job"]})
+                # deleted by somebody else, or its result was
+                self._fail(path, ended, trouble.message)
                 continue
-            self._display.follow(Path(path).name, job)
-            if job["status"] in FINAL:
-                self._finish(path, entry, job)
+            if job["status"] == COMPLETED:
+                self._journal.note(path, ended)
+            elif job["status"] in FINAL:
+                self._fail(path, ended, why(job))
 
-    def _finish(self, path: str, entry: Mapping[str, Any], job: Job) -> None:
-        name, output = entry["name"], self._rules.output
-        if job["status"] == COMPLETED:
+    def _write(self, name: str, job: Job) -> None:
+        output = self._rules.output
+        for form in self._rules.formats:
+            content = self._server.result(job["id"], form)
             try:
-                for form in self._rules.formats:
-                    content = self._server.result(job["id"], form)
-                    following.write(output / f"{name}.{form}", content)
+                following.write(output / f"{name}.{form}", content)
             except OSError as error:
                 raise WrongUse(f"{output}: {error.strerror}.") from None
-            self._journal.note(path, {**entry, "job": None, "last": job["id"]})
-        else:
-            self._fail(path, name, entry["mark"], why(job), last=job["id"])
 
-    def _fail(self, path: str, name: str, mark: str, reason: str, last: str | None = None) -> None:
+    def _fail(self, path: str, entry: Entry, reason: str) -> None:
         self.failed += 1
         now = datetime.now().astimezone()
         text = (
@@ -266,8 +315,8 @@ class Watch:
             "\nDelete this file to have it tried again.\n"
         )
         try:
-            following.write(self._error_file(name), text.encode())
+            following.write(self._error_file(entry.name), text.encode())
         except OSError as error:
-            raise WrongUse(f"{self._error_file(name)}: {error.strerror}.") from None
+            raise WrongUse(f"{self._error_file(entry.name)}: {error.strerror}.") from None
         self._display.say(f"{Path(path).name}: {reason}")
-        self._journal.note(path, {"mark": mark, "job": None, "name": name, "last": last})
+        self._journal.note(path, entry)

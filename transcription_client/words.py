@@ -7,6 +7,8 @@ from typing import Final
 
 #: What turns the direction of writing, and makes a name look like another.
 TURNS: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+#: Control characters, and bytes of a name that are no text.
+NO_TEXT: Final = frozenset({"Cc", "Cs"})
 #: Units of bytes, with how many digits they are shown.
 UNITS: Final = (("bytes", 0), ("kB", 0), ("MB", 1))
 THOUSAND: Final = 1000
@@ -33,4 +35,8 @@ def duration(seconds: float) -> str:
 
 def plain(text: str) -> str:
     """The text in one line, without what would steer a terminal."""
-    return "".join("\ufffd" if c in TURNS or unicodedata.category(c) == "Cc" else c for c in text)
+    return "".join("\ufffd" if _steers(character) else character for character in text)
+
+
+def _steers(character: str) -> bool:
+    return character in TURNS or unicodedata.category(character) in NO_TEXT

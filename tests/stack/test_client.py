@@ -456,6 +456,50 @@ def test_a_file_that_fails_is_told_of_and_tried_again_only_if_asked(folders: Fol
     assert [job.status for job in folders.person.jobs()] == [JobStatus.FAILED] * 2
 
 
+def test_one_watch_at_a_time_writes_into_a_folder(folders: Folders) -> None:
+    watch = folders.person.start(*folders.words)
+    wait_for(lambda: watch.said("watching"), "it watches")
+    wait_for((folders.output / ".transcription-watch.db").exists, "it has its notes")
+    second = folders.person.type(*folders.words, "--once")
+    watch.kill()
+    third = folders.person.type(*folders.words, "--once")
+
+    assert (second.status, "Another watch" in second.err) == (2, True)
+    assert third.status == 0
+
+
+def test_a_name_that_is_no_text_is_a_name_all_the_same(
+    folders: Folders, sound: Callable[[str], bytes]
+) -> None:
+    folders.person.stack.worker()
+    path = os.fsdecode(b"caf\xe9 \x1b[31m\n.wav")
+    folders.put(path, sound("en"))
+    typed = folders.person.type(*folders.words, "--once")
+    again = folders.person.type(*folders.words, "--once")
+    sent = folders.person.type("transcribe", folders.inbox / path)
+
+    assert (typed.status, again.status, sent.status) == (0, 0, 0)
+    assert {*folders.written()} == {os.fsdecode(b"caf\xe9 \x1b[31m\n.txt")}
+    assert "\x1b" not in typed.err + sent.out
+    assert len(folders.person.jobs()) == 2
+
+
+def test_a_job_that_somebody_deletes_fails_its_file_alone(
+    folders: Folders, sound: Callable[[str], bytes]
+) -> None:
+    folders.put("talk.wav", sound("en"))
+    folders.put("other.wav", sound("de"))
+    watch = folders.person.start(*folders.words, "--once")
+    wait_for(lambda: len(folders.person.jobs()) == 2, "both were sent")
+    gone = next(job for job in folders.person.jobs() if job.client_filename == "talk.wav")
+    answer = httpx2.delete(f"{folders.person.url}/jobs/{gone.id}", headers={"X-API-Key": KEY})
+    folders.person.stack.worker()
+
+    assert answer.is_success
+    assert watch.wait() == 1
+    assert {*folders.written()} == {"talk_error.txt", "other.txt"}
+
+
 def test_what_version_2_transcribed_is_left_alone(
     folders: Folders, sound: Callable[[str], bytes]
 ) -> None:
