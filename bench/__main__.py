@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from bench import accuracy, engines, leases, listeners, memory, overhead, submit
+from bench import accuracy, engines, leases, listeners, memory, overhead, scale, submit
 
 BENCHES = {
     "submit": submit.main,
     "overhead": overhead.main,
     "leases": leases.main,
+    "scale": scale.main,
     "listeners": listeners.main,
     "memory": memory.main,
     "engines": engines.main,

@@ -253,13 +253,12 @@ def count_segments(session: Session, job_id: uuid.UUID, *, before: int) -> int:
 
 
 _FIGURES = text("""
--- What is going on, and what came of the last hour
-SELECT count(*) FILTER (WHERE status = 'pending') AS pending,
-       count(*) FILTER (WHERE status = 'processing') AS processing,
-       EXTRACT(EPOCH FROM now() - min(started_at) FILTER (WHERE status = 'processing'))::float
-           AS oldest_processing_seconds
+-- What is going on. Each figure comes from an index of what it counts, not from the whole table.
+SELECT (SELECT count(*) FROM transcription_jobs WHERE status = 'pending') AS pending,
+       count(*) AS processing,
+       EXTRACT(EPOCH FROM now() - min(started_at))::float AS oldest_processing_seconds
   FROM transcription_jobs
- WHERE status IN ('pending', 'processing')
+ WHERE status = 'processing'
 """)
 
 _ENDED = text("""
@@ -273,21 +272,27 @@ SELECT count(*) AS ended,
 """)
 
 _LANES = text("""
--- What waits where
-SELECT lane,
-       count(*) AS waiting,
-       EXTRACT(EPOCH FROM now() - min(not_before) FILTER (WHERE not_before <= now()))::float
-           AS oldest_seconds,
-       min(not_before) FILTER (WHERE not_before <= now()) AS due_since,
-       min(CASE WHEN dispatch_count = 0 THEN dispatch_due_at ELSE not_before END)
-           FILTER (WHERE not_before <= now()
-                     AND (dispatch_count >= :again
-                          OR (dispatch_count = 0
-                              AND dispatch_due_at < now() - make_interval(secs => :late))))
-           AS left_since
-  FROM transcription_jobs
- WHERE status = 'pending'
- GROUP BY lane
+-- What waits where, counted in the index; and of what was left, the one that has waited longest
+SELECT counted.lane,
+       counted.waiting,
+       EXTRACT(EPOCH FROM now() - counted.due_since)::float AS oldest_seconds,
+       counted.due_since,
+       (SELECT CASE WHEN job.dispatch_count = 0 THEN job.dispatch_due_at ELSE job.not_before END
+          FROM transcription_jobs AS job
+         WHERE job.status = 'pending'
+           AND job.lane = counted.lane
+           AND job.not_before <= now()
+           AND (job.dispatch_count >= :again
+                OR (job.dispatch_count = 0
+                    AND job.dispatch_due_at < now() - make_interval(secs => :late)))
+         ORDER BY job.not_before, job.id
+         LIMIT 1) AS left_since
+  FROM (SELECT lane,
+               count(*) AS waiting,
+               min(not_before) FILTER (WHERE not_before <= now()) AS due_since
+          FROM transcription_jobs
+         WHERE status = 'pending'
+         GROUP BY lane) AS counted
 """)
 
 
