@@ -8,7 +8,7 @@ import { ask } from "./rerun.js";
 import { ago, bytes, clock, duration, language, left, model, moment, name, state } from "./words.js";
 
 const FINAL = ["completed", "failed", "cancelled"];
-const FORMATS = [["txt", "Text"], ["srt", "Subtitles (SRT)"], ["vtt", "Subtitles (WebVTT)"], ["tsv", "Table (TSV)"], ["json", "Everything (JSON)"]];
+const FORMATS = [["txt", "Text"], ["md", "Paragraphs (Markdown)"], ["srt", "Subtitles (SRT)"], ["vtt", "Subtitles (WebVTT)"], ["tsv", "Table (TSV)"], ["json", "Everything (JSON)"]];
 const READERS_KEYS = ["PageUp", "PageDown", "Home", "End", "ArrowUp", "ArrowDown"];
 const POLL_SECONDS = 5;
 const DOUBTS = {

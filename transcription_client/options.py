@@ -9,7 +9,7 @@ import typer
 
 from transcription_client.troubles import WrongUse
 
-FORMATS: Final = ("txt", "srt", "vtt", "tsv", "json")
+FORMATS: Final = ("txt", "md", "srt", "vtt", "tsv", "json")
 
 Server = Annotated[
     str | None,

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from speech.formats.cues import NETFLIX, Cue, Shape, cues, milliseconds
+from speech.formats.paragraphs import Paragraph, paragraphs
 from speech.formats.typography import one_line, well_formed
 from speech.transcript import Segment, Transcript, Word
 
@@ -18,9 +19,12 @@ __all__ = [
     "FORMATS",
     "Cue",
     "Format",
+    "Paragraph",
     "Shape",
     "cues",
     "json",
+    "md",
+    "paragraphs",
     "segment_fields",
     "srt",
     "tsv",
@@ -33,6 +37,8 @@ _WORD_JOINER = "\u2060"
 _SECONDS = re.compile(r"(:\d{1,2})(?=[.,]\d)")
 _SRT_LOOK_ALIKES = str.maketrans({"<": "‹", "{": "(", "}": ")", "\\": "\\" + _WORD_JOINER})
 _VTT_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+_MD_SYNTAX = re.compile(r"[\\`*_{}\[\]<>#|~&!$:-]")
+_ESCAPED = r"\\\g<0>"
 _FORMULA_STARTS = ("=", "+", "-", "@")
 
 
@@ -65,7 +71,8 @@ def json(transcript: Transcript) -> str:
     ``language``, ``language_probability`` (null when the client named the language),
     ``audio_seconds``, ``text``, ``segments``: each ``id`` (from 0), ``start``, ``end``, ``text``,
     ``avg_logprob``, ``no_speech_prob``, ``compression_ratio``, ``temperature``, and ``words`` where
-    word times were asked for: each ``word``, ``start``, ``end``, ``probability``.
+    word times were asked for: each ``word``, ``start``, ``end``, ``probability``. ``paragraphs``:
+    each ``start``, ``end``, ``text``, and ``segments``, the ids of its first and last.
 
     Times are seconds, to the millisecond. Texts keep the engine's leading space, so that joined
     they give the whole. A number that JSON cannot hold is null. Fields may be added, and none is
@@ -79,8 +86,30 @@ def json(transcript: Transcript) -> str:
         "segments": [
             segment_fields(id_, segment) for id_, segment in enumerate(transcript.segments)
         ],
+        "paragraphs": [
+            {
+                "start": _seconds(paragraph.start_seconds),
+                "end": _seconds(paragraph.end_seconds),
+                "text": paragraph.text,
+                "segments": [paragraph.first, paragraph.last],
+            }
+            for paragraph in paragraphs(transcript)
+        ],
     }
     return well_formed(dumps(document, ensure_ascii=False, separators=(",", ":"))) + "\n"
+
+
+def md(transcript: Transcript) -> str:
+    """Write Markdown: paragraphs, each with the time at which it begins.
+
+    What Markdown would take for its own is written with a backslash.
+
+    Source: https://spec.commonmark.org/0.31.2/#backslash-escapes
+    """
+    return "\n".join(
+        f"**{_clock(paragraph.start_seconds)}** {_MD_SYNTAX.sub(_ESCAPED, paragraph.text)}\n"
+        for paragraph in paragraphs(transcript)
+    )
 
 
 def srt(transcript: Transcript, shape: Shape = NETFLIX) -> str:
@@ -126,6 +155,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         for row in (
             Format("json", "application/json", ("application/json",), ".json", json),
             Format("txt", "text/plain; charset=utf-8", ("text/plain",), ".txt", txt),
+            Format("md", "text/markdown; charset=utf-8", ("text/markdown",), ".md", md),
             Format(
                 "srt",
                 "application/x-subrip; charset=utf-8",
@@ -188,6 +218,12 @@ def _row(segment: Segment) -> str:
 
 def _times(cue: Cue, decimal_mark: str) -> str:
     return f"{_time(cue.start_ms, decimal_mark)} --> {_time(cue.end_ms, decimal_mark)}"
+
+
+def _clock(seconds: float) -> str:
+    """Hours, minutes and seconds, as players show them."""
+    minutes, whole = divmod(milliseconds(seconds) // 1000, 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{whole:02}"
 
 
 def _time(ms: int, decimal_mark: str) -> str:

@@ -33,6 +33,7 @@ DOWNLOADS = {
     "Subtitles (SRT)": ".srt",
     "Subtitles (WebVTT)": ".vtt",
     "Table (TSV)": ".tsv",
+    "Paragraphs (Markdown)": ".md",
     "Everything (JSON)": ".json",
     "The recording": ".wav",
 }

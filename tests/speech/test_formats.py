@@ -244,6 +244,7 @@ def test_hours_get_a_third_digit_when_they_need_one(name, mark):
     ("name", "empty"),
     [
         ("txt", ""),
+        ("md", ""),
         ("srt", ""),
         ("vtt", "WEBVTT\n\n"),
         ("tsv", "start\tend\ttext\n"),
@@ -251,7 +252,7 @@ def test_hours_get_a_third_digit_when_they_need_one(name, mark):
             "json",
             (
                 '{"language":"en","language_probability":0.98,"audio_seconds":60.0,'
-                '"text":"","segments":[]}\n'
+                '"text":"","segments":[],"paragraphs":[]}\n'
             ),
         ),
     ],
@@ -330,7 +331,7 @@ def test_txt_is_a_line_for_each_segment():
 
 
 def test_the_table_names_every_format_once():
-    assert list(FORMATS) == ["json", "txt", "srt", "vtt", "tsv"]
+    assert list(FORMATS) == ["json", "txt", "md", "srt", "vtt", "tsv"]
     assert all(name == row.name for name, row in FORMATS.items())
 
 
