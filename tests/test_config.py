@@ -672,6 +672,7 @@ LEAST = {
     "source_hours": (0.001, 0),
     "source_retry_seconds": (0.001, 0),
     "port": (1, 0),
+    "metrics_port": (0, -1),
     "session_hours": (0.001, 0),
     "web_concurrency": (1, 0),
     "max_upload_size_mb": (1, 0),
