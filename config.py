@@ -440,6 +440,10 @@ class Settings(BaseSettings):
     flower_password: SecretStr | None = Field(
         None, description="Compose only: password of Flower's user `admin`; made at first start"
     )
+    grafana_port: int = Field(3000, ge=1, le=65535, description="Compose only: Grafana's port")
+    grafana_password: SecretStr | None = Field(
+        None, description="Compose only: password of Grafana's user `admin`; made at first start"
+    )
 
     @field_validator(
         "celery_queues", "trusted_hosts", "trusted_proxies", "cors_origins", "api_keys",

@@ -727,6 +727,7 @@ LEAST = {
     "database_max_overflow": (0, -1),
     "database_pool_timeout_seconds": (0.001, 0),
     "flower_port": (1, 0),
+    "grafana_port": (1, 0),
 }
 
 
@@ -816,6 +817,7 @@ def test_what_is_called_a_password_key_or_url_with_one_is_a_secret() -> None:
         "api_keys",
         "db_password",
         "flower_password",
+        "grafana_password",
         "webhook_signing_key",
     }
 
