@@ -2,10 +2,9 @@
 
 import socket
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 
+import httpx2
 import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
@@ -63,8 +62,7 @@ def serve(redis_url: str, tmp_path, sessions) -> Iterator[Callable[..., str]]:
 
 
 def get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=30) as answer:
-        return str(answer.read().decode())
+    return httpx2.get(url, timeout=30, trust_env=False).raise_for_status().text
 
 
 def test_everything_that_is_always_there_is_shown(serve, sessions) -> None:
@@ -133,7 +131,7 @@ def test_where_uploads_cannot_be_read_it_says_so(serve, tmp_path) -> None:
 
 
 def test_without_a_port_nobody_listens(redis_url: str, sessions) -> None:
-    settings = Settings(_env_file=None, redis_url=redis_url)  # type: ignore[call-arg]
+    settings = Settings(_env_file=None, redis_url=redis_url)  # type: ignore[call-arg, arg-type]
     before = threading.active_count()
     nobody = Exporter(settings, sessions, redis.Redis.from_url(redis_url))
     nobody.start()
@@ -159,8 +157,9 @@ def test_a_port_that_somebody_has_is_told_and_stops_nothing(serve, caplog, sessi
 
 @pytest.mark.parametrize("path", ["/", "/jobs", "/metrics/x"])
 def test_there_is_nothing_else(path: str, serve) -> None:
-    with pytest.raises(urllib.error.HTTPError, match="404"):
-        get(serve().removesuffix("/metrics") + path)
+    answer = httpx2.get(serve().removesuffix("/metrics") + path, trust_env=False)
+
+    assert answer.status_code == 404
 
 
 # How often is looked

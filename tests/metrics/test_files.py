@@ -77,7 +77,8 @@ def test_the_document_lists_every_metric_and_no_other() -> None:
 
 
 def test_no_label_is_anything_that_a_client_may_choose() -> None:
-    labels = {label for one in (*GAUGES.values(), *COUNTED.values()) for label in one.labels}
+    every: list[Gauge | Counted] = [*GAUGES.values(), *COUNTED.values()]
+    labels = {label for one in every for label in one.labels}
 
     assert labels == {
         "code", "condition", "device", "engine", "lane", "method", "model", "outcome", "priority",
