@@ -9,7 +9,7 @@ ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=/app PIP_NO_CACHE_DI
 RUN groupadd --gid 10001 app \
  && useradd --uid 10001 --gid 10001 --create-home --shell /usr/sbin/nologin app \
  && mkdir -p /data/state /data/uploads /data/models /data/scratch \
-      /secrets/owner /secrets/app /secrets/postgres /secrets/redis /secrets/flower \
+      /secrets/owner /secrets/app /secrets/postgres /secrets/redis /secrets/flower /secrets/grafana \
  && chown -R app:app /data /secrets
 ENV STATE_DIR=/data/state UPLOAD_DIR=/data/uploads MODEL_CACHE_DIR=/data/models \
     SCRATCH_DIR=/data/scratch HOST=0.0.0.0

@@ -158,7 +158,7 @@ def create_app(settings: Settings) -> FastAPI:
     errors.install(app)
     documentation.install(app, *BODIES)
     _refuse_own_path(app, settings.root_path)
-    _surround(app, settings)
+    _surround(app, services)
     return app
 
 
@@ -170,8 +170,9 @@ def _refuse_own_path(app: FastAPI, root_path: str) -> None:
         )
 
 
-def _surround(app: FastAPI, settings: Settings) -> None:
+def _surround(app: FastAPI, services: Services) -> None:
     """Put the middleware around the app, the innermost first."""
+    settings = services.settings
     app.add_middleware(SlashMiddleware)
     app.add_middleware(PaceMiddleware, idle_seconds=settings.body_timeout_seconds)
     if settings.force_https:
@@ -182,7 +183,7 @@ def _surround(app: FastAPI, settings: Settings) -> None:
     if settings.cors_origins:
         app.add_middleware(CrossOriginMiddleware, origins=settings.cors_origins)
     app.add_middleware(LingerMiddleware)
-    app.add_middleware(RequestMiddleware, https_only=settings.force_https)
+    app.add_middleware(RequestMiddleware, https_only=settings.force_https, tallies=services.tallies)
     if settings.root_path:
         app.add_middleware(RootPathMiddleware, root_path=settings.root_path)
 

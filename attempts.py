@@ -6,6 +6,7 @@ Or give the job an end that says why not: it failed, it waits, it was handed bac
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -91,6 +92,7 @@ class Attempt:
         try:
             self._transcribe()
         except LeaseLost:
+            self._bench.tallies.add("fences")
             logger.warning("attempt abandoned: another worker owns the job")
         except CancelRequested:
             self._end("job cancelled", lifecycle.acknowledge_cancel)
@@ -126,14 +128,19 @@ class Attempt:
                 self._say("transcribing")
                 self._hold.start_deadline(self._bench.settings.deadline_seconds(audio_seconds))
                 resume = self._resume(windows, engine.key)
+                done = windows[-1].end_seconds - self._job.part.start_seconds if windows else 0.0
                 try:
                     options = self._options(audio_seconds)
+                    began = time.monotonic()
                     for found in engine.transcribe(samples, options, resume):
+                        self._count(engine.key, found.end_seconds - done, time.monotonic() - began)
+                        done = max(done, found.end_seconds)
                         windows.append(storable(found).later(self._job.part.start_seconds))
                         progress = min(1.0, found.end_seconds / audio_seconds)
                         self._keep(windows, progress, engine)
                         if found.end_seconds < audio_seconds:
                             self._make_room()
+                        began = time.monotonic()
                 finally:
                     self._note(engine)
             self._complete(windows, audio_seconds, asked=key, loudness=peaks.of(samples))
@@ -233,6 +240,13 @@ class Attempt:
             )
         )
 
+    def _count(self, key: ModelKey, audio_seconds: float, took_seconds: float) -> None:
+        """Note how fast a model was: by window, so that what is done in vain counts as well."""
+        model = {"engine": key.engine, "model": key.model, "device": key.device_kind}
+        tallies = self._bench.tallies
+        tallies.add("transcribed_audio_seconds", max(0.0, audio_seconds), **model)
+        tallies.add("transcribing_seconds", took_seconds, **model)
+
     def _make_room(self) -> None:
         """Step aside if an urgent job waits and this process has no slot for it.
 
@@ -253,6 +267,10 @@ class Attempt:
     def _note(self, engine: Loan | SoloLoan) -> None:
         self._model_used = str(engine.key)
         self._steps_down = [step.to_json() for step in engine.steps]
+        for step in engine.steps:
+            self._bench.tallies.add(
+                "out_of_memory_steps", model=step.from_key.model, reason=step.reason
+            )
 
     def _complete(
         self, windows: list[Window], audio_seconds: float, *, asked: ModelKey, loudness: bytes
@@ -308,9 +326,14 @@ class Attempt:
         try:
             self._write(lambda session: verb(session, self._lease))
         except (LeaseLost, DatabaseUnavailable) as error:
-            logger.warning("the end was not written", extra={"why": error.code})
+            self._not_written(error)
         else:
             logger.info(message)
+
+    def _not_written(self, error: LeaseLost | DatabaseUnavailable) -> None:
+        if isinstance(error, LeaseLost):
+            self._bench.tallies.add("fences")
+        logger.warning("the end was not written", extra={"why": error.code})
 
     def _put_off(self, error: BaseException, policy: Policy) -> None:
         failure = Failure(code=kind_of(error).code, message=message_of(error))
@@ -332,7 +355,7 @@ class Attempt:
         try:
             status = self._write(lambda session: self._write_failure(session, failure, policy))
         except (LeaseLost, DatabaseUnavailable) as lost:
-            logger.warning("the end was not written", extra={"why": lost.code})
+            self._not_written(lost)
             return
         # a fault of the input needs no traceback in the log; the error log has it anyway
         expected = policy.course is Course.GIVE_UP

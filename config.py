@@ -414,6 +414,14 @@ class Settings(BaseSettings):
         2.0, description="How long a request waits for a connection"
     )
 
+    # Metrics
+    metrics_host: str = Field(
+        "127.0.0.1", description="Address that maintenance answers Prometheus at; no public one"
+    )
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="Port that maintenance answers Prometheus at; 0: none"
+    )
+
     # Logs and Flower
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
         "INFO", description="Least level that is logged"
@@ -431,6 +439,10 @@ class Settings(BaseSettings):
     )
     flower_password: SecretStr | None = Field(
         None, description="Compose only: password of Flower's user `admin`; made at first start"
+    )
+    grafana_port: int = Field(3000, ge=1, le=65535, description="Compose only: Grafana's port")
+    grafana_password: SecretStr | None = Field(
+        None, description="Compose only: password of Grafana's user `admin`; made at first start"
     )
 
     @field_validator(

@@ -21,6 +21,7 @@ from fetching.fetcher import Fetcher
 from jobs.uploads import UploadStore
 from maintenance import Loop
 from presence import Presence
+from tallies import Tallies, Writer
 from webhooks.sender import POLL_SECONDS, Sender
 from webhooks.setup import make_outgoing, make_secrets
 
@@ -45,11 +46,14 @@ def run(settings: Settings) -> None:
     signal.signal(signal.SIGTERM, note)
     signal.signal(signal.SIGINT, note)
     sessions = make_sessions(make_engine(settings, name="webhooks"))
+    counts = Tallies()
+    writer = Writer(counts, sessions)
     sender = Sender(
         sessions,
         make_outgoing(settings),
         make_secrets(settings),
         retry_seconds=settings.webhook_retry_seconds,
+        tallies=counts,
     )
     fetcher = make_fetcher(settings, sessions)
     presence = Presence(settings, sessions, role="webhooks")
@@ -58,6 +62,7 @@ def run(settings: Settings) -> None:
         Loop("fetcher", fetcher, pause_seconds=fetching.POLL_SECONDS),
     ]
     presence.start()
+    writer.start()
     for loop in loops:
         loop.start()
     logger.info("ready", extra={"worker": presence.name})
@@ -68,6 +73,7 @@ def run(settings: Settings) -> None:
     sender.close(until - time.monotonic())
     for loop in loops:
         loop.close()
+    writer.close()
     presence.close()
 
 

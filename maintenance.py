@@ -20,6 +20,7 @@ import redis
 from kombu.exceptions import OperationalError
 from sqlalchemy import func, select
 
+import tallies
 from auditor import AUDITOR_SECONDS, Auditor
 from celery_app import DEAD_LETTER, DLQ, LANES, TRANSCRIBE, WINDOW_KEY
 from config import Settings
@@ -54,6 +55,7 @@ PROBER_SECONDS: Final = 2.0
 PROBER_BATCH: Final = 4
 JANITOR_SECONDS: Final = 300.0
 BATCHES_SECONDS: Final = 1.0
+FOLDER_SECONDS: Final = 15.0
 #: Reading a header takes milliseconds; a file that needs longer is left to the worker.
 PROBE_TIMEOUT_SECONDS: Final = 20.0
 
@@ -276,6 +278,22 @@ class Batches:
             logger.info("batches ended", extra={"batches": len(ended)})
 
 
+class Folder:
+    """Adds up what was counted, so that it is as many rows as there are kinds."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+
+    def run(self) -> None:
+        """One round.
+
+        Raises:
+            DatabaseUnavailable: Try again later.
+        """
+        with get_db_session(self._sessions) as session:
+            tallies.fold(session)
+
+
 class Round(Protocol):
     """Something that is done again and again."""
 
@@ -371,4 +389,5 @@ def make_loops(
         Loop("batches", Batches(sessions), pause_seconds=BATCHES_SECONDS),
         Loop("janitor", janitor, pause_seconds=JANITOR_SECONDS),
         Loop("auditor", auditor, pause_seconds=AUDITOR_SECONDS),
+        Loop("tallies", Folder(sessions), pause_seconds=FOLDER_SECONDS),
     ]

@@ -271,6 +271,22 @@ class RequestCount(Base):
     cost: Mapped[int]
 
 
+class Tally(Base):
+    """How often something happened, as somebody wrote it down: see ``tallies``.
+
+    Only added, so that nobody who counts waits for anybody else who does; the sum is what counts,
+    and maintenance folds rows into one now and then.
+    """
+
+    __tablename__ = "tallies"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=func.gen_random_uuid())
+    name: Mapped[str]
+    #: What of, by names that ``metrics.catalogue`` knows; values are ours, never a client's.
+    labels: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    value: Mapped[float]
+
+
 class DeletedBy(StrEnum):
     """Who had a job deleted."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from celery_app import Doorbell
@@ -23,6 +23,7 @@ from speech import audio
 from speech.audio import Decoded, DecodeLimits
 from speech.engines import ModelKey
 from speech.transcript import Mode
+from tallies import Tallies
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,8 @@ class Workbench:
     fetch: Callable[[ModelKey, Callable[[int, int | None], None]], object]
     #: Waits, but not longer than the process lives.
     pause: Callable[[float], object]
+    #: What attempts count.
+    tallies: Tallies = field(default_factory=Tallies)
     decode: Callable[..., Decoded] = audio.decode
 
     @contextmanager

@@ -42,12 +42,14 @@ from jobs.uploads import UploadStore
 from jobs.workers import WorkerState
 from lookout import Lookout, attach
 from maintenance import make_auditor, make_loops
+from metrics.exporter import Exporter
 from presence import Presence, leave, process_name, touch_alive
 from retries import policy_of
 from solo import Solo, serve
 from speech import audio, engines
 from speech.audio import Decoded
 from speech.engines import Engine, ModelKey
+from tallies import POOL, Rises, Writer
 from telemetry import configure_logging
 from workbench import Workbench
 
@@ -119,12 +121,18 @@ class ModelWorker:
             pause=self.ended.wait,
             decode=decode,
         )
+        self._writer = Writer(
+            self.bench.tallies,
+            beats,
+            before=Rises(self.bench.tallies, self._pool_counts),
+        )
         self._lookout = Lookout(make_redis(settings), tasks.take_next, self._has_room)
         attach(app, self._lookout, self._has_room)
 
     def start(self) -> None:
         self.keeper.start()
         self._lookout.start()
+        self._writer.start()
         threading.Thread(target=self._unload_idle, name="unload", daemon=True).start()
 
     def _has_room(self) -> bool:
@@ -146,6 +154,10 @@ class ModelWorker:
                 pool=dataclasses.asdict(self.pool.stats()),
             ),
         )
+
+    def _pool_counts(self) -> dict[str, float]:
+        stats = self.pool.stats()
+        return {counted: getattr(stats, name) for name, counted in POOL.items()}
 
     def _unload_idle(self) -> None:
         while not self.ended.wait(max(1.0, min(30.0, self.settings.model_idle_seconds / 4))):
@@ -217,6 +229,7 @@ class ModelWorker:
     def _leave(self) -> None:
         self.ended.set()
         self.keeper.close()
+        self._writer.close()
         leave(self.sessions, self.name)
         self.left.set()
 
@@ -240,19 +253,24 @@ class Maintenance:
         self.name = self._presence.name
         self.draining = threading.Event()
         self.left = threading.Event()
+        client = make_redis(settings)
         self._loops = make_loops(
             settings,
             self.sessions,
             make_uploads(settings),
-            make_redis(settings),
+            client,
             functools.partial(send, app),
             auditor,
+        )
+        self._exporter = Exporter(
+            settings, make_sessions(make_engine(settings, pooled=False, name="metrics")), client
         )
 
     def start(self) -> None:
         for loop in self._loops:
             loop.start()
         self._presence.start()
+        self._exporter.start()
 
     def drain(self, *, exit_status: int = 0) -> None:
         """Begin the end, in a thread of its own; a second call does nothing."""
@@ -263,6 +281,7 @@ class Maintenance:
         threading.Thread(target=self._end, name="drain", daemon=True).start()
 
     def _end(self) -> None:
+        self._exporter.close()
         for loop in self._loops:
             loop.close()
         self._presence.close()

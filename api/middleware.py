@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import telemetry
 from api.origins import PROBES
 from api.root_path import route_path
+from tallies import Tallies
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 ANSWER_HEADERS: Final = "answer_headers"
 #: Where it keeps what is to be called when it is over.
 AT_END: Final = "at_end"
+#: What is counted as such; and where no route was found.
+METHODS: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+NO_ROUTE: Final = "none"
 #: What a client may call its request; anything else gets an id of ours.
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 
@@ -53,9 +57,10 @@ TOO_SLOW: Final = "The body stopped arriving, or arrives too slowly."
 class RequestMiddleware:
     """Gives each request an id and its answer the headers that every answer has, and logs both."""
 
-    def __init__(self, app: ASGIApp, *, https_only: bool) -> None:
+    def __init__(self, app: ASGIApp, *, https_only: bool, tallies: Tallies | None = None) -> None:
         self._app = app
         self._https_only = https_only
+        self._tallies = tallies or Tallies()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -79,7 +84,17 @@ class RequestMiddleware:
             finally:
                 if at_end := scope["state"].get(AT_END):
                     at_end()
-                _log(scope, status, time.perf_counter() - started_at)
+                took_seconds = time.perf_counter() - started_at
+                _log(scope, status, took_seconds)
+                self._count(scope, status, took_seconds)
+
+    def _count(self, scope: Scope, status: int, took_seconds: float) -> None:
+        # names of ours alone: what a client makes up would be a series each
+        route = getattr(scope.get("route"), "path", NO_ROUTE)
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        said = str(status) if status else "none"
+        self._tallies.add("http_requests", method=method, route=route, status=said)
+        self._tallies.observe("http_request_seconds", took_seconds, route=route)
 
     def _add_headers(self, headers: MutableHeaders, scope: Scope, request_id: str) -> None:
         add_headers(headers, request_id)

@@ -35,6 +35,7 @@ from jobs.uploads import UploadStore
 from models import Owner, Scope
 from outgoing import Outgoing
 from redaction import make_mask
+from tallies import Tallies, Writer
 from webhooks.setup import make_outgoing, make_secrets
 from webhooks.signing import Secrets
 
@@ -104,6 +105,11 @@ class Services:
         self.hub = Hub(
             listening, self.standings, self._lapsed, most_per_key=settings.key_waits_at_once
         )
+        self.tallies = Tallies()
+        self._writer = Writer(
+            self.tallies,
+            make_sessions(make_engine(settings, pooled=False, name="transcription-web-tallies")),
+        )
         self.readiness = Readiness(self._could_accept)
 
     def start(self) -> None:
@@ -115,6 +121,7 @@ class Services:
         """
         self.uploads.prepare()
         self.trail.denials.start()
+        self._writer.start()
         try:
             self.first_keys.ensure(self.transaction)
         except DatabaseUnavailable:
@@ -123,6 +130,7 @@ class Services:
     def close(self) -> None:
         self.hub.close()
         self.trail.denials.close()
+        self._writer.close()
         self.doorbell.close()
         self.redis.close()
         self.counts.close()

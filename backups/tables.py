@@ -27,6 +27,7 @@ from models import Base
 LEFT_OUT: Final[Mapping[str, str]] = {
     "page_sessions": "who had signed in; a session that was ended would begin anew",
     "request_counts": "what keys asked for in the last minutes, while Redis was away",
+    "tallies": "what was counted for /metrics, whose readers know counters that begin anew",
     "workers": "what processes said of themselves while they ran",
 }
 #: Rows that are read at once, where they are read one by one.

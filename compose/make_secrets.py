@@ -58,7 +58,8 @@ def database_url(role: str, password: str) -> str:
 
 def main(root: Path) -> None:
     require_roles(root)
-    given = {name: os.environ.get(name) for name in ("DB_PASSWORD", "FLOWER_PASSWORD")}  # noqa: TID251 - runs alone, before any setting can be read
+    names = ("DB_PASSWORD", "FLOWER_PASSWORD", "GRAFANA_PASSWORD")
+    given = {name: os.environ.get(name) for name in names}  # noqa: TID251 - runs alone, before any setting can be read
     # PostgreSQL and Redis take theirs when they first start, so these stay what they were.
     owner = keep(
         root / "postgres/owner_password", given["DB_PASSWORD"] or secrets.token_urlsafe(32)
@@ -66,9 +67,11 @@ def main(root: Path) -> None:
     service = keep(root / "postgres/service_password", secrets.token_urlsafe(32))
     keep(root / "postgres/password", secrets.token_urlsafe(32))
     redis = keep(root / "redis/password", secrets.token_urlsafe(32))
-    flower = keep(root / "flower/password", secrets.token_urlsafe(16))
-    if given["FLOWER_PASSWORD"] and given["FLOWER_PASSWORD"] != flower:
-        put(root / "flower/password", given["FLOWER_PASSWORD"])
+    for reader in ("flower", "grafana"):
+        own = keep(root / reader / "password", secrets.token_urlsafe(16))
+        wanted = given[f"{reader.upper()}_PASSWORD"]
+        if wanted and wanted != own:
+            put(root / reader / "password", wanted)
     put(root / "redis/redis.conf", REDIS_CONFIGURATION.format(password=redis))
     put(root / "owner/database_url", database_url("transcription", owner))
     put(root / "app/database_url", database_url("transcription_service", service))

@@ -39,6 +39,7 @@ ROWS = (
         "page_sessions",
         "request_counts",
         "solo",
+        "tallies",
     },
     {"fetching", "webhooks"},
     {
@@ -48,6 +49,7 @@ ROWS = (
         "backups",
         "janitor",
         "maintenance",
+        "metrics",
         "model_setup",
         "reaper",
         "tasks",
@@ -119,6 +121,7 @@ NEVER: Mapping[str, set[str]] = {
     "local_servers": {"config", "speech", "telemetry", *BROKER - {"redis"}, *ENGINES, *HTTP},
     "lookout": {"config", "database", "jobs", "models", "speech", *DATABASE, *ENGINES, *HTTP},
     "maintenance": {"model_pool", "speech.engines", *ENGINES, *HTTP},
+    "metrics": {"model_pool", "model_shelf", "speech", *ENGINES, *HTTP},
     "migrations": {"jobs", "speech", "telemetry", *BROKER, *ENGINES, *HTTP},
     "model_pool": {"config", "database", "models", *BROKER, *DATABASE, *ENGINES, *HTTP},
     "outgoing": {"config", "telemetry", *BROKER, *DATABASE, *ENGINES, *HTTP},
@@ -128,6 +131,7 @@ NEVER: Mapping[str, set[str]] = {
     "serve": {"api", "jobs", "models", "speech", "tasks", *BROKER, *ENGINES, *HTTP},
     "speech": {"config", "telemetry", *BROKER, *DATABASE, *HTTP},
     "attempts": {"api", "app", "celery", "kombu", *ENGINES, *HTTP},
+    "tallies": {"config", "jobs", "speech", *BROKER, *ENGINES, *HTTP},
     "tasks": {"api", "app", *ENGINES, *HTTP},
     "telemetry": {"config", *BROKER, *DATABASE, *ENGINES, *HTTP},
     # a wheel of its own, for machines that have nothing else of ours

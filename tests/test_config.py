@@ -672,6 +672,7 @@ LEAST = {
     "source_hours": (0.001, 0),
     "source_retry_seconds": (0.001, 0),
     "port": (1, 0),
+    "metrics_port": (0, -1),
     "session_hours": (0.001, 0),
     "web_concurrency": (1, 0),
     "max_upload_size_mb": (1, 0),
@@ -726,6 +727,7 @@ LEAST = {
     "database_max_overflow": (0, -1),
     "database_pool_timeout_seconds": (0.001, 0),
     "flower_port": (1, 0),
+    "grafana_port": (1, 0),
 }
 
 
@@ -815,6 +817,7 @@ def test_what_is_called_a_password_key_or_url_with_one_is_a_secret() -> None:
         "api_keys",
         "db_password",
         "flower_password",
+        "grafana_password",
         "webhook_signing_key",
     }
 

@@ -22,6 +22,7 @@ from database import Sessions, get_db_session
 from errors import OutgoingFailed, ServiceError
 from models import AuditAction, DeliveryStatus, Webhook
 from outgoing import Outgoing
+from tallies import Tallies
 from webhooks import deliveries, endpoints, signing
 from webhooks.deliveries import Due, Tried
 from webhooks.endpoints import Reason
@@ -47,12 +48,19 @@ class Sender:
     """Tries deliveries in threads of its own."""
 
     def __init__(
-        self, sessions: Sessions, outgoing: Outgoing, secrets: Secrets, *, retry_seconds: float
+        self,
+        sessions: Sessions,
+        outgoing: Outgoing,
+        secrets: Secrets,
+        *,
+        retry_seconds: float,
+        tallies: Tallies | None = None,
     ) -> None:
         self._sessions = sessions
         self._outgoing = outgoing
         self._secrets = secrets
         self._retry_seconds = retry_seconds
+        self._tallies = tallies or Tallies()
         self._pool = ThreadPoolExecutor(SLOTS, thread_name_prefix="webhook")
         self._ended = threading.Condition()
         self._closed = False
@@ -126,6 +134,9 @@ class Sender:
 
     def _try(self, due: Due) -> None:
         tried, verdict = self._call(due)
+        answer = f"{tried.status // 100}xx" if tried.status else "none"
+        self._tallies.add("webhook_tries", result=answer)
+        self._tallies.observe("webhook_try_seconds", tried.seconds)
         with self._ended:
             self._slow.pop(due.webhook_id, None)
             if tried.seconds >= SLOW_SECONDS:

@@ -146,6 +146,86 @@ BEGIN
 END
 $$
 """
+#: What happens to jobs, counted in the transaction in which it does, whoever makes it. How long a
+#: job had been due when it was begun is told by the place of that time among these bounds: as
+#: ``metrics.catalogue`` has them.
+JOB_COUNTED = """
+CREATE FUNCTION job_counted() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    waited double precision;
+    outcome text;
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO tallies (name, labels, value)
+        VALUES ('jobs_submitted', jsonb_build_object('priority', NEW.priority), 1);
+        RETURN NULL;
+    END IF;
+    IF TG_OP = 'DELETE' THEN
+        INSERT INTO tallies (name, labels, value)
+        VALUES ('jobs_ended', '{"status": "cancelled", "reason": "deleted"}', 1);
+        RETURN NULL;
+    END IF;
+    IF NEW.status = 'processing' THEN
+        waited := GREATEST(0, EXTRACT(EPOCH FROM now() - OLD.not_before));
+        INSERT INTO tallies (name, labels, value)
+        VALUES ('wait_seconds_bucket',
+                jsonb_build_object(
+                    'lane', OLD.lane,
+                    'bucket', width_bucket(
+                        waited, ARRAY[1, 5, 15, 60, 300, 900, 3600, 14400]::double precision[])),
+                1),
+               ('wait_seconds_sum', jsonb_build_object('lane', OLD.lane), waited);
+    END IF;
+    IF OLD.status = 'processing' THEN
+        outcome := CASE WHEN NEW.crash_count + NEW.solo_crash_count
+                             > OLD.crash_count + OLD.solo_crash_count THEN 'crashed'
+                        WHEN NEW.status <> 'pending' THEN NEW.status
+                        WHEN NEW.put_off_count > OLD.put_off_count THEN 'put_off'
+                        WHEN NEW.preempt_count > OLD.preempt_count THEN 'stepped_aside'
+                        WHEN NEW.attempt = OLD.attempt THEN 'retried'
+                        ELSE 'handed_back' END;
+        INSERT INTO tallies (name, labels, value)
+        VALUES ('attempts',
+                jsonb_build_object(
+                    'outcome', outcome,
+                    'code', CASE WHEN outcome IN ('crashed', 'failed', 'put_off', 'retried')
+                                 THEN COALESCE(NEW.error_code, '') ELSE '' END),
+                1);
+    END IF;
+    IF NEW.status IN ('completed', 'failed', 'cancelled') THEN
+        INSERT INTO tallies (name, labels, value)
+        VALUES ('jobs_ended',
+                jsonb_build_object('status', NEW.status,
+                                   'reason', COALESCE(NEW.failure_reason, '')),
+                1);
+    ELSIF OLD.status = 'failed' THEN
+        INSERT INTO tallies (name, value) VALUES ('jobs_redriven', 1);
+    END IF;
+    RETURN NULL;
+END
+$$
+"""
+#: The same of webhooks' deliveries.
+DELIVERY_COUNTED = """
+CREATE FUNCTION delivery_counted() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO tallies (name, labels, value)
+    VALUES ('webhook_deliveries', jsonb_build_object('status', NEW.status), 1);
+    RETURN NULL;
+END
+$$
+"""
+COUNTING_TRIGGERS = (
+    "CREATE TRIGGER job_counted AFTER UPDATE OF status ON transcription_jobs FOR EACH ROW"
+    " WHEN (OLD.status IS DISTINCT FROM NEW.status) EXECUTE FUNCTION job_counted()",
+    "CREATE TRIGGER job_added_counted AFTER INSERT ON transcription_jobs FOR EACH ROW"
+    " WHEN (NEW.status = 'pending') EXECUTE FUNCTION job_counted()",
+    "CREATE TRIGGER job_deleted_counted AFTER DELETE ON transcription_jobs FOR EACH ROW"
+    " WHEN (OLD.completed_at IS NULL) EXECUTE FUNCTION job_counted()",
+    "CREATE TRIGGER delivery_counted AFTER UPDATE OF status ON webhook_deliveries FOR EACH ROW"
+    " WHEN (OLD.status = 'pending' AND NEW.status <> 'pending')"
+    " EXECUTE FUNCTION delivery_counted()",
+)
 JOB_TRIGGERS = (
     "CREATE TRIGGER batch_ended AFTER UPDATE OF ended_at ON batches FOR EACH ROW"
     " WHEN (OLD.ended_at IS NULL AND NEW.ended_at IS NOT NULL) EXECUTE FUNCTION batch_ended()",
@@ -338,6 +418,13 @@ def upgrade() -> None:
     op.create_index(op.f('ix_resumable_uploads_expires_at'), 'resumable_uploads', ['expires_at'], unique=False)
     op.create_index('ix_resumable_uploads_unfinished', 'resumable_uploads', ['owner_id'], unique=False, postgresql_where=sa.text('finished_at IS NULL'))
     op.create_index('ix_resumable_uploads_key', 'resumable_uploads', ['api_key_id'], unique=False, postgresql_where=sa.text('finished_at IS NULL'))
+    op.create_table('tallies',
+    sa.Column('id', sa.UUID(), server_default=sa.text('gen_random_uuid()'), nullable=False),
+    sa.Column('name', sa.Text(), nullable=False),
+    sa.Column('labels', postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
+    sa.Column('value', sa.DOUBLE_PRECISION(), nullable=False),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_tallies'))
+    )
     op.create_table('request_counts',
     sa.Column('api_key_id', sa.UUID(), nullable=False),
     sa.Column('window_start', postgresql.TIMESTAMP(timezone=True), nullable=False),
@@ -565,7 +652,9 @@ def upgrade() -> None:
     op.execute(JOB_CHANGED)
     op.execute(JOB_ENDED)
     op.execute(BATCH_ENDED)
-    for statement in (*AUDIT_TRIGGERS, *AUDIT_FUNCTIONS, *JOB_TRIGGERS):
+    op.execute(JOB_COUNTED)
+    op.execute(DELIVERY_COUNTED)
+    for statement in (*AUDIT_TRIGGERS, *AUDIT_FUNCTIONS, *JOB_TRIGGERS, *COUNTING_TRIGGERS):
         op.execute(statement)
 
 
@@ -616,6 +705,7 @@ def downgrade() -> None:
     op.drop_index('ix_deleted_jobs_key_age', table_name='deleted_jobs')
     op.drop_table('deleted_jobs')
     op.drop_table('request_counts')
+    op.drop_table('tallies')
     op.drop_index('ix_resumable_uploads_key', table_name='resumable_uploads', postgresql_where=sa.text('finished_at IS NULL'))
     op.drop_index('ix_resumable_uploads_unfinished', table_name='resumable_uploads', postgresql_where=sa.text('finished_at IS NULL'))
     op.drop_index(op.f('ix_resumable_uploads_expires_at'), table_name='resumable_uploads')
@@ -635,3 +725,5 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION job_changed()")
     op.execute("DROP FUNCTION job_ended()")
     op.execute("DROP FUNCTION batch_ended()")
+    op.execute("DROP FUNCTION job_counted()")
+    op.execute("DROP FUNCTION delivery_counted()")

@@ -19,6 +19,8 @@ pytestmark = pytest.mark.compose
 LEAVE = {"models": "fetches models", "https": "fetches certificates", "webhooks": "calls"}
 #: With ports that are open to others than this machine, and why.
 PUBLIC = {"https": "is what the world is meant to reach"}
+#: With ports on this machine's loopback beside the door's, and why.
+OWN_DOOR = {"grafana": "is there in the profile `monitoring` alone, and asks for its password"}
 #: A capability that stays, and why.
 CAPABLE = {"https": ["NET_BIND_SERVICE"]}
 
@@ -140,14 +142,19 @@ def test_a_way_out_has_a_reason(files: tuple[str, ...], service: str) -> None:
 def test_an_open_port_has_a_reason(files: tuple[str, ...], service: str) -> None:
     ports = asked(files, service).get("ports", [])
 
-    assert not ports or service in {"door", *PUBLIC}
+    assert not ports or service in {"door", *PUBLIC, *OWN_DOOR}
     assert service in PUBLIC or all(port["host_ip"] == "127.0.0.1" for port in ports)
 
 
 @pytest.mark.parametrize("files", [(BASE,), (BASE, HTTPS)], ids=["plain", "https"])
 @pytest.mark.parametrize(
     ("network", "members"),
-    [("edge", {"door"}), ("front", {"door", "web", "flower"}), ("out", {"models", "webhooks"})],
+    [
+        ("edge", {"door", *OWN_DOOR}),
+        ("front", {"door", "web", "flower"}),
+        ("out", {"models", "webhooks"}),
+        ("watch", {"maintenance", "prometheus", "grafana"}),
+    ],
 )
 def test_a_network_has_these_members_alone(
     network: str, members: set[str], files: tuple[str, ...]
@@ -164,6 +171,22 @@ def test_with_https_nothing_else_is_open_to_others() -> None:
 
     assert ports == [5555]
     assert {port["published"] for port in services["https"]["ports"]} == {"80", "443"}
+
+
+@pytest.mark.security("confinement", "figures that are asked for by way of the door")
+def test_nobody_who_is_reached_from_outside_shows_metrics() -> None:
+    services = composed(BASE)["services"]
+    watched = {
+        name for name, service in services.items() if "watch" in service.get("networks", {})
+    } - {
+        "prometheus",
+        *OWN_DOOR,
+    }
+
+    assert watched == {"maintenance"}
+    assert not {"front", "edge"} & services["maintenance"]["networks"].keys()
+    assert "ports" not in services["maintenance"]
+    assert "9464" not in (PROJECT_DIR / "compose/door/nginx.conf").read_text("utf-8")
 
 
 def test_the_service_is_open_to_others_where_that_is_asked_for() -> None:

@@ -1,0 +1,1 @@
+"""What Prometheus is shown: how the service is, read from PostgreSQL when somebody asks."""
