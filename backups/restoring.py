@@ -17,7 +17,7 @@ from typing import Final
 
 from alembic import command
 from alembic.config import Config as AlembicConfig
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, delete, text
 from sqlalchemy.orm import Session
 
 from audit.events import CLI, record
@@ -30,7 +30,7 @@ from database import MIGRATION_LOCK, Revisions, translated_errors
 from errors import RestoreRefused, StorageUnavailable
 from jobs import lifecycle, retention
 from jobs.uploads import UploadStore
-from models import AuditAction
+from models import AuditAction, Tally
 
 #: Every upload was stored before that, in seconds since the epoch.
 FAR_OFF: Final = float("inf")
@@ -192,6 +192,8 @@ class Restorer:
             record(session, CLI, AuditAction.BACKUP_RESTORED, detail=_detail(told))
             waiting = session.scalar(_WAITING) or 0
             session.flush()
+            # that rows were put back is nothing that happened to jobs
+            session.execute(delete(Tally))
         return Restored(
             jobs=told.jobs,
             waiting=waiting,

@@ -873,12 +873,12 @@ def test_a_loop_that_never_started_can_be_closed() -> None:
     Loop("test", Rounds(None), pause_seconds=1).close()
 
 
-def test_maintenance_is_made_of_six_loops(
+def test_maintenance_is_made_of_seven_loops(
     sessions: Sessions, store: UploadStore, app: Celery, client: redis.Redis
 ) -> None:
     settings = settings_of()
     auditor = make_auditor(settings, sessions)
     loops = make_loops(settings, sessions, store, client, functools.partial(send, app), auditor)
 
-    names = ["dispatcher", "reaper", "prober", "batches", "janitor", "auditor"]
+    names = ["dispatcher", "reaper", "prober", "batches", "janitor", "auditor", "tallies"]
     assert [loop.name for loop in loops] == names
