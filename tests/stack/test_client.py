@@ -85,9 +85,11 @@ class Person:
         """Type a command, and leave it running; output and errors go into one log."""
         self._number += 1
         log = self.stack.folder / f"client-{self._number}.log"
+        # whoever runs the tests in the background has them ignore Ctrl-C, and their children too
+        heeding = ["env", "--default-signal=INT"]
         with log.open("wb") as output:
             popen = subprocess.Popen(
-                self._command(words),
+                [*heeding, *self._command(words)],
                 env=self.environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
